@@ -1,0 +1,46 @@
+"""What can be run on the project: `nox -l` lists it, `nox -s tests` runs a part.
+
+Dependencies come from `pyproject.toml`, the one truth.
+"""
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests", "aioresponses"]
+nox.options.default_venv_backend = "venv"
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style."""
+    session.install("ruff>=0.6")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, by two checkers."""
+    session.install("-e", ".[dev]")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Everything, on the newest dependencies."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-X", "dev", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def aioresponses(session: nox.Session) -> None:
+    """Code whose tests mock aiohttp with aioresponses, which works with aiohttp below 3.14 only."""
+    session.install("-e", ".[dev]", "aiohttp<3.14", "aioresponses>=0.7.8")
+    session.run("pytest", "tests/mocked", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Requests and times of pulls, measured here and now."""
+    session.install("-e", ".")
+    session.run("python", "-m", "benchmarks", *session.posargs)

@@ -1,0 +1,81 @@
+"""lading pulls AI agents, and any other OCI artifact, from registries into a local content store.
+
+The public names, nothing else; each is imported when it is first used::
+
+    import lading
+
+    async with lading.Client() as client:
+        agent = await client.pull_agent("ghcr.io/acme/triage:v3")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lading import errors
+    from lading.agents.agent import Agent
+    from lading.auth.credentials import Credential
+    from lading.client import Client, pull_agent
+    from lading.errors import LadingError
+    from lading.oci.descriptor import Descriptor
+    from lading.oci.digest import Digest
+    from lading.oci.manifest import Index, Manifest
+    from lading.oci.reference import Reference
+    from lading.push.agent import Pushed
+    from lading.store.local import LocalStore
+    from lading.store.store import MemoryStore, Store
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Agent",
+    "Client",
+    "Credential",
+    "Descriptor",
+    "Digest",
+    "Index",
+    "LadingError",
+    "LocalStore",
+    "Manifest",
+    "MemoryStore",
+    "Pushed",
+    "Reference",
+    "Store",
+    "__version__",
+    "errors",
+    "pull_agent",
+]
+
+_HOMES = {
+    "Agent": "lading.agents.agent",
+    "Client": "lading.client",
+    "Credential": "lading.auth.credentials",
+    "Descriptor": "lading.oci.descriptor",
+    "Digest": "lading.oci.digest",
+    "Index": "lading.oci.manifest",
+    "LadingError": "lading.errors",
+    "LocalStore": "lading.store.local",
+    "Manifest": "lading.oci.manifest",
+    "MemoryStore": "lading.store.store",
+    "Pushed": "lading.push.agent",
+    "Reference": "lading.oci.reference",
+    "Store": "lading.store.store",
+    "pull_agent": "lading.client",
+}
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name == "errors":
+        return import_module("lading.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""What an agent artifact is: pure rules, no network, no files."""

@@ -1,0 +1,102 @@
+"""The verbs that read agents: ``pull`` and ``cat``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from lading.agents.agent import Agent
+from lading.cli.options import as_written, common_options, reference_argument, run
+from lading.cli.render import print_json, say
+from lading.client import Client
+from lading.oci.reference import Reference
+
+
+@click.command()
+@click.argument("ref", metavar="REF", callback=as_written)
+@click.option("-o", "--output", metavar="FILE", help="Write to FILE; - is standard output.")
+@click.option("--force", is_flag=True, help="Fetch it again, even if it hasn't changed.")
+@common_options
+def pull(ref: str, output: str | None, force: bool, offline: bool, as_json: bool) -> None:
+    """Refresh an agent from its registry and write it to a file.
+
+    The file is named after REF (acme/triage:v3 becomes acme_triage_v3.yaml). If the registry fails, that is an error,
+    and the file and the store stay as they were.
+
+    \b
+    Examples:
+      lading pull acme/triage
+      lading pull ghcr.io/acme/triage:v3 -o agent.yaml
+    """
+    from lading.cli.files import default_file_name, write_atomically
+
+    path = output or default_file_name(ref)
+
+    async def verb(client: Client) -> Agent:
+        agent = await client.pull_agent(ref, force=force, fallback="never")
+        if path != "-":
+            await write_atomically(path, agent.content)
+        return agent
+
+    agent = run(Client(offline=offline), verb)
+    if path == "-":
+        _write(agent.content)
+    elif as_json:
+        print_json({**_fields(agent), "path": path})
+    else:
+        print(path)
+    say(f"{agent.reference}: {agent.digest} ({_ORIGINS[agent.origin]})")
+
+
+@click.command()
+@reference_argument
+@click.option(
+    "--max-age", type=click.FloatRange(min=0), metavar="SECONDS", help="Trust a copy confirmed this recently."
+)
+@click.option("--max-stale", type=click.FloatRange(min=0), metavar="SECONDS", help="Refuse an older stand-in.")
+@common_options
+def cat(reference: Reference, max_age: float | None, max_stale: float | None, offline: bool, as_json: bool) -> None:
+    """Print an agent exactly as it was published.
+
+    A digest that is cached needs no network. If the registry fails, the cached copy is printed, with a warning.
+
+    \b
+    Examples:
+      lading cat acme/triage
+      lading cat ghcr.io/acme/triage@sha256:…
+      lading cat acme/triage --max-age 3600
+    """
+    client = Client(offline=offline)
+    agent = client.cached(reference, max_age)
+    if agent is None:
+        agent = run(client, lambda client: client.pull_agent(reference, max_age=max_age, max_stale=max_stale))
+    if as_json:
+        print_json({**_fields(agent), "content": agent.content.decode("utf-8", "replace")})
+    else:
+        _write(agent.content)
+
+
+_ORIGINS = {
+    "registry": "fetched",
+    "revalidated": "unchanged",
+    "pinned": "cached under its digest",
+    "fresh": "cached, confirmed recently",
+    "stale": "cached; the registry failed",
+}
+
+
+def _fields(agent: Agent) -> dict[str, object]:
+    return {
+        "reference": str(agent.reference),
+        "digest": agent.digest,
+        "origin": agent.origin,
+        "stale_reason": agent.stale_reason,
+        "age": agent.age,
+        "size": len(agent.content),
+    }
+
+
+def _write(content: bytes) -> None:
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,45 @@
+"""The command ``lading``: its verbs, found without importing them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from lading import __version__
+
+_VERBS = {
+    "pull": ("lading.cli.agents", "Refresh an agent from its registry and write it to a file."),
+    "cat": ("lading.cli.agents", "Print an agent, from the cache where that is right."),
+    "push": ("lading.cli.publish", "Publish an agent."),
+    "resolve": ("lading.cli.registries", "Print the digest that a reference stands for now."),
+}
+"""Each verb's module, where it is the command of the same name, and its summary."""
+
+
+class _Lazy(click.Group):
+    """A group that imports a verb when it is used, not to list it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        command = getattr(import_module(_VERBS[cmd_name][0]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, summary) for verb, (_, summary) in _VERBS.items()])
+
+
+@click.command(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="The store is the directory LADING_HOME, else lading in the user's data directory.",
+)
+@click.version_option(__version__, message="lading %(version)s")
+def lading() -> None:
+    """Pull AI agents from OCI registries, and publish them."""

@@ -1,0 +1,38 @@
+"""What a client tells while it works: frozen events, and the protocol of who listens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSent:
+    """A request got an answer's head (or failed: ``status`` is 0). ``seconds`` is how long that took.
+
+    ``url`` has lost its user information and query.
+    """
+
+    method: str
+    url: str
+    status: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """An agent was given out. ``origin`` and ``seconds`` tell where from and how long it took."""
+
+    reference: str
+    digest: str
+    origin: str
+    seconds: float
+
+
+Event = RequestSent | Pulled
+
+
+class Listener(Protocol):
+    """Called with each event, on the event loop, synchronously: it must return at once and not raise."""
+
+    def __call__(self, event: Event, /) -> None: ...

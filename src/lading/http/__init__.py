@@ -1,0 +1,1 @@
+"""Bytes over HTTP: one protocol, and rings that wrap it."""

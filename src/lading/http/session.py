@@ -1,0 +1,206 @@
+"""The network itself: the innermost transport, on aiohttp, which nothing outside this room sees.
+
+It follows no redirects, keeps no cookies, decompresses nothing and reads no environment: what is sent and what comes
+back is exactly what the rings above decided. Exceptions are translated here, once.
+"""
+
+from __future__ import annotations
+
+import io
+import ssl
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from yarl import URL
+
+from lading.errors import (
+    BodyInterrupted,
+    ConnectFailed,
+    LadingError,
+    ProtocolError,
+    ProxyFailed,
+    TimedOut,
+    TlsFailed,
+    TransportError,
+)
+from lading.events import Listener, RequestSent
+from lading.http.transport import Headers, Origin, Request
+from lading.redact import redact_url
+
+_CONNECT_TIMEOUT = 30.0
+"""Seconds to wait for a connection at most, TLS included."""
+
+_STALL_TIMEOUT = 60.0
+"""Seconds without a byte after which the other side counts as silent."""
+
+_READ_BUFFER = 1024 * 1024
+"""Bytes of a body that are held before the other side has to wait: fewer, larger reads of large blobs."""
+
+_WRITTEN_AT_ONCE = 64 * 1024
+"""Bytes of a body up to which one write is better than several."""
+
+
+class AiohttpTransport:
+    """Sends each request once, over kept-alive connections. Construct it on the event loop that uses it."""
+
+    def __init__(self, *, user_agent: str, events: Listener | None = None) -> None:
+        self._events = events
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT, sock_read=_STALL_TIMEOUT),
+            headers={"User-Agent": user_agent, "Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            raise_for_status=False,
+            read_bufsize=_READ_BUFFER,
+        )
+
+    async def send(self, request: Request) -> AiohttpResponse:
+        """Send ``request`` and give the answer's head, whatever its status.
+
+        Raises:
+            TransportError: no answer came; the subclass says why.
+            ProtocolError: the URL or the answer isn't allowed.
+        """
+        Origin.of(request.url)
+        if self._session.closed:
+            raise LadingError("the client is closed", hint="use it inside its `async with`")
+        started = time.perf_counter()
+        status = 0
+        try:
+            response = await self._session.request(
+                request.method,
+                # The URL is sent as it was given: a signed one breaks when it is quoted again.
+                URL(request.url, encoded=True),
+                headers=dict(request.headers),
+                data=_body(request.body),
+                allow_redirects=False,
+            )
+            status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise _translate(error, request) from error
+        finally:
+            if self._events is not None:
+                seconds = time.perf_counter() - started
+                self._events(RequestSent(request.method, redact_url(request.url), status, seconds))
+        result = AiohttpResponse(response, request)
+        result.refuse_encoded()
+        return result
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+
+class AiohttpResponse:
+    """A response head and its open body."""
+
+    def __init__(self, response: aiohttp.ClientResponse, request: Request) -> None:
+        self._response = response
+        self._request = request
+        self.status = response.status
+        self.url = request.url
+        self.headers = Headers(response.headers.items())
+
+    def refuse_encoded(self) -> None:
+        """Raise ProtocolError if the body isn't the bytes themselves (RFC 9110, section 8.4)."""
+        encoding = ", ".join(self.headers.get_all("Content-Encoding"))
+        if encoding and encoding.lower() != "identity" and self.status < 300 and self._request.method != "HEAD":
+            self._response.close()
+            raise ProtocolError(
+                f"{self._request.method} {redact_url(self.url)}: the body is encoded as {encoding!r}, "
+                "though only identity was asked for",
+                hint="a proxy between here and the registry may compress responses",
+            )
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Give the body in the pieces in which it arrives.
+
+        Raises:
+            BodyInterrupted: the connection was lost before its end.
+            TimedOut: no byte came for a minute.
+        """
+        return _Chunks(self._response, self._request)
+
+    async def read(self, limit: int) -> bytes:
+        """Give the whole body. Raises ProtocolError if it is longer than ``limit`` bytes."""
+        body = bytearray()
+        async for chunk in self.chunks():
+            body += chunk
+            if len(body) > limit:
+                raise ProtocolError(f"{self._request.method} {redact_url(self.url)}: more than {limit} bytes")
+        return bytes(body)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # A body that was read to its end leaves its connection to the next request; any other ends it.
+        self._response.release()
+
+
+class _Chunks:
+    """An iterator and not a generator: a consumer that breaks off leaves nothing to be finalised."""
+
+    def __init__(self, response: aiohttp.ClientResponse, request: Request) -> None:
+        self._content = response.content
+        self._request = request
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk = await self._content.readany()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            translated = _translate(error, self._request)
+            if isinstance(translated, TimedOut | TlsFailed):
+                raise translated from error
+            raise BodyInterrupted(
+                f"{self._request.method} {redact_url(self._request.url)}: the connection was lost in the body",
+                url=self._request.url,
+                hint="try again",
+            ) from error
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+
+def _body(content: bytes | None) -> bytes | io.BytesIO | None:
+    """Give what is sent: a large body as a file, which is written piece by piece as the other side takes it."""
+    return io.BytesIO(content) if content is not None and len(content) > _WRITTEN_AT_ONCE else content
+
+
+def _translate(error: Exception, request: Request) -> LadingError:
+    """Give lading's error for one of aiohttp's."""
+    url = request.url
+    tried = f"{request.method} {redact_url(url)}"
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError | aiohttp.ServerFingerprintMismatch):
+        return TlsFailed(f"{tried}: TLS failed: {error}", url=url, hint="is the registry's certificate trusted here?")
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        return ProxyFailed(f"{tried}: the proxy failed: {error}", url=url)
+    if isinstance(error, TimeoutError):
+        return TimedOut(f"{tried}: no answer in time", url=url, hint="is the registry up? try again later")
+    if isinstance(error, aiohttp.InvalidURL):
+        return ProtocolError(f"{tried}: not a URL that can be asked")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return ProtocolError(f"{tried}: the answer isn't HTTP: {error.message}")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return ConnectFailed(
+            f"{tried}: the host {error.host!r} isn't known", url=url, hint="is its name spelled right?"
+        )
+    if isinstance(error, OSError | aiohttp.ServerDisconnectedError | aiohttp.ClientConnectionError):
+        return ConnectFailed(
+            f"{tried}: no connection: {str(error) or type(error).__name__}",
+            url=url,
+            hint="is the registry up?",
+        )
+    if isinstance(error, ValueError):
+        return ProtocolError(f"{tried}: {error}")
+    return TransportError(f"{tried}: {error}", url=url)

@@ -1,0 +1,144 @@
+"""The protocol that every ring speaks, and what passes through it.
+
+A ring is constructed around the next one, and each does one thing: ``Redirect(Auth(Aiohttp))``. Whoever sends a
+request owns its response, and leaves it as an async context manager::
+
+    async with await transport.send(Request("GET", url)) as response:
+        body = await response.read(limit)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+from urllib.parse import urljoin, urlsplit
+
+from lading.errors import ProtocolError
+from lading.redact import redact_url
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Origin(NamedTuple):
+    """Where a URL leads, and what a credential is bound to (RFC 6454): scheme, host in lower case, port."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """Give the origin of an absolute http(s) URL.
+
+        Raises:
+            ProtocolError: the URL isn't one, or carries user information, which nobody here sends on purpose.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise ProtocolError(f"not a URL: {url}") from error
+        default = _DEFAULT_PORTS.get(parts.scheme)
+        if default is None or not parts.hostname:
+            raise ProtocolError(f"not an http(s) URL: {url}")
+        if parts.username is not None or parts.password is not None:
+            raise ProtocolError(f"a URL with user information is refused: {url}")
+        return cls(parts.scheme, parts.hostname, default if port is None else port)
+
+
+def join_url(url: str, target: str) -> str:
+    """Give the absolute URL, without its fragment, that ``target`` in the answer to ``url`` means (RFC 3986, 5.2).
+
+    Raises:
+        ProtocolError: it isn't a URL, leads to something else than http(s), or carries user information.
+    """
+    if not target.isascii() or not target.isprintable() or " " in target or "\\" in target:
+        raise ProtocolError(f"{redact_url(url)}: it leads to something that isn't a URL")
+    try:
+        joined = urljoin(url, target).partition("#")[0]
+    except ValueError as error:
+        raise ProtocolError(f"{redact_url(url)}: it leads to something that isn't a URL") from error
+    Origin.of(joined)
+    return joined
+
+
+class Headers:
+    """The header fields of a response, in the order in which they came; names are case-insensitive."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
+        self._items = tuple((name.lower(), value) for name, value in items)
+
+    def get(self, name: str) -> str | None:
+        """Give the first value of a field, or ``None``."""
+        name = name.lower()
+        return next((value for key, value in self._items if key == name), None)
+
+    def get_all(self, name: str) -> list[str]:
+        """Give every value of a field, one string a line."""
+        name = name.lower()
+        return [value for key, value in self._items if key == name]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._items)
+
+    def __repr__(self) -> str:
+        return f"Headers({', '.join(name for name, _ in self._items)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request.
+
+    ``registry`` is the name of the registry that it is meant for (whose credentials it may carry), ``authority`` the
+    only origin that may see them; ``scopes`` what it needs (``repository:acme/triage:pull``). A request without an
+    ``authority`` never carries credentials. Headers never hold credentials either: only the auth ring adds those.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = field(default=None, repr=False)
+    registry: str = ""
+    authority: Origin | None = None
+    scopes: tuple[str, ...] = ()
+
+
+class Response(Protocol):
+    """The head of an answer, and its body while it is open. ``url`` is what really answered."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def url(self) -> str: ...
+    @property
+    def headers(self) -> Headers: ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Give the body piece by piece. Raises BodyInterrupted and TimedOut."""
+        ...
+
+    async def read(self, limit: int) -> bytes:
+        """Give the whole body. Raises ProtocolError if it is longer than ``limit`` bytes."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+class Transport(Protocol):
+    """Whatever sends requests: the network itself, or a ring around another transport."""
+
+    async def send(self, request: Request) -> Response:
+        """Send ``request`` and give the answer's head, whatever its status.
+
+        Raises:
+            TransportError: no answer came.
+            ProtocolError: the answer isn't allowed.
+        """
+        ...

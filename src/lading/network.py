@@ -1,0 +1,80 @@
+"""The rooms that need an event loop, wired together: what a client opens when something has to be asked."""
+
+from __future__ import annotations
+
+import anyio
+
+from lading import __version__
+from lading.auth.credentials import Credentials, DockerConfig
+from lading.auth.transport import AuthTransport
+from lading.events import Listener
+from lading.flight import Flights
+from lading.http.redirect import RedirectTransport
+from lading.http.session import AiohttpTransport
+from lading.oci.descriptor import Descriptor
+from lading.oci.manifest import parse_manifest
+from lading.oci.reference import Reference
+from lading.pull.agent import AgentPuller
+from lading.push.agent import AgentPusher
+from lading.registry.endpoints import endpoint
+from lading.registry.repository import Repository
+from lading.registry.upload import Upload
+from lading.store.store import Store
+
+
+class Network:
+    """Everything behind a client that lives on one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        credentials: Credentials | None,
+        offline: bool,
+        concurrency: int,
+        events: Listener | None,
+        user_agent: str | None,
+    ) -> None:
+        self._session = AiohttpTransport(user_agent=user_agent or f"lading/{__version__}", events=events)
+        self._transport = RedirectTransport(
+            AuthTransport(self._session, DockerConfig() if credentials is None else credentials)
+        )
+        self._flights = Flights()
+        self._warned: set[str] = set()
+        self.agents = AgentPuller(
+            store,
+            self.repository,
+            self._flights,
+            anyio.CapacityLimiter(concurrency),
+            offline=offline,
+            events=events,
+        )
+        self.pusher = AgentPusher(store, self._upload)
+
+    def repository(self, reference: Reference) -> Repository:
+        """Give the repository that a reference is in, for reading."""
+        return Repository(self._transport, endpoint(reference.registry), reference.repository, self._warned)
+
+    async def resolve(self, reference: Reference) -> Descriptor:
+        """Ask what ``reference`` stands for: HEAD, and GET where the answer doesn't say."""
+        repository = self.repository(reference)
+        descriptor = await repository.resolve(reference.selector)
+        if descriptor is not None:
+            return descriptor
+        served = await repository.manifest(reference.selector)
+        document = parse_manifest(served.raw, served.media_type)
+        return Descriptor(document.media_type, served.digest, len(served.raw))
+
+    def check_loop(self) -> None:
+        """Raise LadingError when called on another event loop than the one that this was opened on."""
+        self._flights.check_loop()
+
+    async def aclose(self) -> None:
+        """End every flight, then close every connection."""
+        try:
+            await self._flights.aclose()
+        finally:
+            await self._session.aclose()
+
+    def _upload(self, reference: Reference) -> Upload:
+        return Upload(self._transport, endpoint(reference.registry), reference.repository)

@@ -1,0 +1,1 @@
+"""The OCI specifications as values: no await, no files, no clock, no network."""

@@ -1,0 +1,285 @@
+"""The one read path of agents: every way to an agent leads through :meth:`AgentPuller.pull`.
+
+Look-up → ``policy.before`` → (HEAD → ``policy.after``) → GET the manifest → ``artifacts.accept`` → its layer →
+commit → read back. Nothing loops back, except the single repair of a store that loses what it was just given.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import assert_never
+
+import anyio
+import anyio.to_thread
+
+from lading.agents.agent import Agent
+from lading.agents.artifact import accept, choose, unpack
+from lading.errors import (
+    InvalidManifest,
+    LadingError,
+    NotAnAgent,
+    NotFound,
+    Offline,
+    StoreCorrupted,
+    StoreError,
+)
+from lading.events import Listener, Pulled
+from lading.flight import Flights
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
+from lading.oci.manifest import Index, Manifest, parse_manifest
+from lading.oci.reference import Reference
+from lading.pull.download import read_blob
+from lading.pull.lookup import Cached, Located, is_quickly_unpacked, load, locate
+from lading.pull.policy import Fallback, Fetch, Serve, after, before, may_fall_back
+from lading.registry.repository import Repository
+from lading.store.store import Absent, Changes, Corrupt, Seen, Store
+
+_log = logging.getLogger("lading.pull")
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """An agent as the registry gave it, and what the store has to be told."""
+
+    content: bytes = field(repr=False)
+    digest: Digest
+    annotations: Mapping[str, str] = field(repr=False)
+    changes: Changes = field(repr=False)
+
+
+class AgentPuller:
+    """Pulls agents through a store. ``clock`` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        store: Store,
+        repository: Callable[[Reference], Repository],
+        flights: Flights,
+        large: anyio.CapacityLimiter,
+        *,
+        offline: bool = False,
+        events: Listener | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._repository = repository
+        self._flights = flights
+        self._large = large
+        self._offline = offline
+        self._events = events
+        self._clock = clock
+
+    async def pull(
+        self,
+        reference: Reference,
+        *,
+        force: bool = False,
+        max_age: float | None = None,
+        max_stale: float | None = None,
+        fallback: Fallback = "any",
+    ) -> Agent:
+        """Give the agent that ``reference`` stands for; see :meth:`lading.Client.pull_agent`."""
+        started = time.perf_counter()
+        agent = await self._pull(reference, force, max_age, max_stale, fallback)
+        if self._events is not None:
+            seconds = time.perf_counter() - started
+            self._events(Pulled(str(reference), agent.digest, agent.origin, seconds))
+        return agent
+
+    async def _pull(
+        self,
+        reference: Reference,
+        force: bool,
+        max_age: float | None,
+        max_stale: float | None,
+        fallback: Fallback,
+    ) -> Agent:
+        now = self._clock()
+        entry = await self._look_up(reference)
+        if isinstance(entry, Corrupt):
+            _log.warning("%s: the cached copy is damaged and will be fetched again: %s", reference, entry.reason)
+        validated = entry.validated if isinstance(entry, Cached) else None
+        step = before(validated, is_pinned=reference.is_pinned, force=force, max_age=max_age, now=now)
+        if isinstance(step, Serve) and isinstance(entry, Cached):
+            return entry.agent(reference, step.origin, age=entry.age(now))
+        try:
+            if self._offline:
+                raise Offline(f"{reference}: network access is switched off", hint="pull it once while online")
+            refresh = partial(self._refresh, reference, entry, force)
+            return await self._flights.join(("agent", str(reference), force), refresh)
+        except LadingError as failure:
+            if not may_fall_back(failure, fallback):
+                raise
+            return self._stand_in(reference, entry, failure, max_stale)
+
+    def _stand_in(
+        self,
+        reference: Reference,
+        entry: Cached | Absent | Corrupt,
+        failure: LadingError,
+        max_stale: float | None,
+    ) -> Agent:
+        """Give the cached copy in place of a registry that failed, or raise the failure."""
+        match entry:
+            case Absent():
+                raise failure
+            case Corrupt(reason):
+                if isinstance(failure, Offline):
+                    raise StoreCorrupted(
+                        f"{reference}: the cached copy is damaged: {reason}",
+                        hint="pull it again while online",
+                    ) from failure
+                raise failure
+            case Cached():
+                age = entry.age(self._clock())
+            case _:
+                assert_never(entry)
+        if max_stale is not None and age > max_stale:
+            _log.warning("%s: the cached copy is %.0f s old, more than %.0f s", reference, age, max_stale)
+            raise failure
+        _log.warning("%s: serving a copy that is %.0f s old: %s", reference, age, failure.message)
+        return entry.agent(reference, "stale", age=age, stale_reason=failure.message)
+
+    async def _look_up(self, reference: Reference) -> Cached | Absent | Corrupt:
+        located = locate(self._store, reference)
+        if not isinstance(located, Located):
+            return located
+        if located.is_small:
+            return load(self._store, reference, located)
+        return await anyio.to_thread.run_sync(load, self._store, reference, located)
+
+    async def _refresh(self, reference: Reference, entry: Cached | Absent | Corrupt, force: bool) -> Agent:
+        """Ask the registry, and keep what it gives. Runs once for all who ask at the same time."""
+        repository = self._repository(reference)
+        cached = entry if isinstance(entry, Cached) and not force else None
+        step: Serve | Fetch = Fetch()
+        if cached is not None:
+            step = after(cached.digest, await repository.resolve(reference.selector))
+        if isinstance(step, Fetch):
+            manifest = await self._manifest(repository, reference, step.digest)
+            if cached is None or manifest[0] != cached.digest:
+                return await self._take(repository, reference, *manifest)
+        assert cached is not None
+        await self._confirm(reference, cached)
+        return cached.agent(reference, "revalidated")
+
+    async def _take(
+        self, repository: Repository, reference: Reference, digest: Digest, document: Manifest | Index
+    ) -> Agent:
+        """Fetch what the manifest names, store it, and see that the store gives it back; repair that once."""
+        taken = await self._fetch(repository, reference, digest, document)
+        for is_repair in (False, True):
+            if is_repair:
+                _log.warning("%s: the store lost what it was given: pulling once more", reference)
+                taken = await self._fetch(repository, reference, *await self._manifest(repository, reference, None))
+            agent = Agent(taken.content, str(taken.digest), reference, taken.annotations, "registry")
+            try:
+                await self._store.commit(taken.changes)
+            except StoreError as error:
+                _log.warning("%s: not stored: %s", reference, error)
+                return agent
+            if await self._is_kept(reference, taken.digest):
+                return agent
+        raise StoreCorrupted(
+            f"{reference}: the store doesn't give back what it was given, twice",
+            hint="check the disk, or set LADING_HOME to another directory",
+        )
+
+    async def _is_kept(self, reference: Reference, digest: Digest) -> bool:
+        """Tell whether the store gives back what it just took, whatever may be wrong with it."""
+        try:
+            entry = await self._look_up(reference)
+            if isinstance(entry, Cached) and entry.digest != digest:
+                # Another process pulled the tag after it moved: what this one took must still be there.
+                entry = await self._look_up(reference.at(digest))
+        except StoreError as error:
+            _log.warning("%s: %s", reference, error)
+            return False
+        return isinstance(entry, Cached)
+
+    async def _manifest(
+        self, repository: Repository, reference: Reference, digest: Digest | None
+    ) -> tuple[Digest, Manifest | Index]:
+        """GET the manifest: by ``digest`` if a HEAD just named one, else by what the reference says."""
+        if digest is not None:
+            try:
+                return await self._get(repository, reference, str(digest))
+            except NotFound:
+                # The tag moved again between the HEAD and the GET.
+                _log.debug("%s: %s is gone again: asking for the tag", reference, digest)
+        return await self._get(repository, reference, reference.selector)
+
+    async def _get(
+        self, repository: Repository, reference: Reference, selector: str
+    ) -> tuple[Digest, Manifest | Index]:
+        served = await repository.manifest(selector)
+        try:
+            return served.digest, parse_manifest(served.raw, served.media_type)
+        except InvalidManifest as error:
+            raise InvalidManifest(f"{reference}: {error.message}", hint=error.hint) from error
+
+    async def _fetch(
+        self, repository: Repository, reference: Reference, digest: Digest, document: Manifest | Index
+    ) -> _Taken:
+        """Get everything that an agent needs: accepted before any blob moves, verified, unpacked."""
+        content = [(digest, document.raw)]
+        seen = [Seen(reference.name, digest, document.media_type)]
+        links: list[tuple[Digest, Digest]] = []
+        manifest, parent = document, digest
+        try:
+            if isinstance(document, Index):
+                child = choose(document)
+                parent, manifest = await self._get(repository, reference, str(child.digest))
+                content.append((parent, manifest.raw))
+                seen.append(Seen(reference.name, parent, manifest.media_type))
+                links.append((digest, parent))
+            if isinstance(manifest, Index):
+                raise NotAnAgent("not an agent: an index within an index")
+            layer = accept(manifest)
+        except NotAnAgent as error:
+            raise NotAnAgent(f"{reference}: {error.message}", hint=error.hint) from error
+        packed = layer.embedded()
+        if packed is None:
+            packed = await self._blob(repository, layer)
+            content.append((layer.digest, packed))
+            seen.append(Seen(reference.name, layer.digest, layer.media_type))
+            links.append((parent, layer.digest))
+        changes = Changes(
+            self._clock(),
+            content=tuple(content),
+            seen=tuple(seen),
+            references=((reference, digest, document.media_type),),
+            links=tuple(links),
+        )
+        return _Taken(await _unpacked(reference, packed), digest, manifest.annotations, changes)
+
+    async def _blob(self, repository: Repository, layer: Descriptor) -> bytes:
+        key = ("blob", repository.name, str(layer.digest), layer.size)
+        return await self._flights.join(key, partial(read_blob, repository, layer, self._large))
+
+    async def _confirm(self, reference: Reference, cached: Cached) -> None:
+        """Remember that the registry confirmed a cached entry; not worth waiting for the disk, or failing for it."""
+        changes = Changes(
+            self._clock(),
+            seen=(Seen(reference.name, cached.digest, cached.media_type),),
+            references=((reference, cached.digest, cached.media_type),),
+            durable=False,
+        )
+        try:
+            await self._store.commit(changes)
+        except StoreError as error:
+            _log.debug("%s: the confirmation isn't stored: %s", reference, error)
+
+
+async def _unpacked(reference: Reference, packed: bytes) -> bytes:
+    try:
+        if is_quickly_unpacked(packed):
+            return unpack(packed)
+        return await anyio.to_thread.run_sync(unpack, packed)
+    except NotAnAgent as error:
+        raise NotAnAgent(f"{reference}: {error.message}", hint=error.hint) from error

@@ -1,0 +1,122 @@
+"""What the store knows of an agent: found whole, absent, or damaged. Synchronous, no event loop, no network.
+
+A cached entry passes the same rule as a fetched one: what isn't annotated as an agent is a miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lading.agents.agent import Agent, AgentOrigin
+from lading.agents.artifact import accept, choose, is_compressed, unpack
+from lading.errors import IntegrityError, InvalidManifest, NotAnAgent
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
+from lading.oci.manifest import Index, Manifest, parse_manifest
+from lading.oci.reference import Reference
+from lading.pull.policy import Serve, before
+from lading.store.store import ABSENT, Absent, Corrupt, Intact, Record, Store
+
+_SMALL = 128 * 1024
+_SMALL_PACKED = 16 * 1024
+"""Bytes up to which an agent is read and unpacked faster than a thread is woken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An agent whose manifest is intact, and whose layer isn't read yet."""
+
+    record: Record
+    annotations: Mapping[str, str]
+    layer: Descriptor
+
+    @property
+    def is_small(self) -> bool:
+        """Whether reading it on the event loop is cheaper than leaving it; packed layers grow."""
+        return self.layer.size <= _SMALL_PACKED or (self.layer.data is None and self.layer.size <= _SMALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """An agent that is intact in the store."""
+
+    content: bytes = field(repr=False)
+    digest: Digest
+    media_type: str
+    validated: float
+    annotations: Mapping[str, str] = field(repr=False)
+
+    def age(self, now: float) -> float:
+        """Give the seconds since the registry last confirmed it; a clock that was set back gives none."""
+        return max(0.0, now - self.validated)
+
+    def agent(
+        self, reference: Reference, origin: AgentOrigin, *, age: float = 0.0, stale_reason: str | None = None
+    ) -> Agent:
+        """Give it out as ``reference``."""
+        return Agent(self.content, str(self.digest), reference, self.annotations, origin, age, stale_reason)
+
+
+def cached(store: Store, reference: Reference, *, max_age: float | None, now: float) -> Agent | None:
+    """Give the agent if no network is needed: pinned, or confirmed within the last ``max_age`` seconds."""
+    located = locate(store, reference)
+    if not isinstance(located, Located):
+        return None
+    step = before(located.record.validated, is_pinned=reference.is_pinned, force=False, max_age=max_age, now=now)
+    entry = load(store, reference, located) if isinstance(step, Serve) else None
+    if not isinstance(step, Serve) or not isinstance(entry, Cached):
+        return None
+    return entry.agent(reference, step.origin, age=entry.age(now))
+
+
+def locate(store: Store, reference: Reference) -> Located | Absent | Corrupt:
+    """Find what ``reference`` stands for, down to the layer's descriptor."""
+    record = store.resolve(reference)
+    if not isinstance(record, Record):
+        return record
+    manifest = _manifest(store, reference.name, record.digest, record.media_type)
+    if isinstance(manifest, Index):
+        try:
+            child = choose(manifest)
+        except NotAnAgent:
+            return ABSENT
+        manifest = _manifest(store, reference.name, child.digest, child.media_type)
+    if isinstance(manifest, Index):
+        return ABSENT
+    if not isinstance(manifest, Manifest):
+        return manifest
+    try:
+        return Located(record, manifest.annotations, accept(manifest))
+    except NotAnAgent:
+        return ABSENT
+
+
+def load(store: Store, reference: Reference, located: Located) -> Cached | Absent | Corrupt:
+    """Read and unpack the layer of what was located. What isn't small is better done in a thread."""
+    try:
+        content = located.layer.embedded()
+        if content is None:
+            read = store.read(reference.name, located.layer.digest)
+            if not isinstance(read, Intact):
+                return read
+            content = read.content
+        record = located.record
+        return Cached(unpack(content), record.digest, record.media_type, record.validated, located.annotations)
+    except (IntegrityError, NotAnAgent) as error:
+        return Corrupt(error.message)
+
+
+def _manifest(store: Store, name: str, digest: Digest, media_type: str) -> Manifest | Index | Absent | Corrupt:
+    read = store.read(name, digest)
+    if not isinstance(read, Intact):
+        return read
+    try:
+        return parse_manifest(read.content, media_type)
+    except InvalidManifest as error:
+        return Corrupt(f"{digest}: {error.message}")
+
+
+def is_quickly_unpacked(layer: bytes) -> bool:
+    """Tell whether unpacking a fetched layer on the event loop is cheaper than leaving it."""
+    return len(layer) <= _SMALL_PACKED or not is_compressed(layer)

@@ -1,0 +1,89 @@
+"""What a registry's refusal means: from a status and a body to a typed error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from lading.errors import (
+    Denied,
+    NotFound,
+    ProtocolError,
+    RateLimited,
+    RegistryError,
+    TransportError,
+    Unauthorized,
+)
+from lading.http.transport import Headers, Request, Response
+from lading.oci.strict_json import parse_json
+
+_BODY_LIMIT = 8 * 1024
+"""Bytes of an error body that are read."""
+
+_ERRORS_LIMIT = 8
+"""Entries of an error body that are shown."""
+
+_KINDS: Mapping[int, tuple[type[RegistryError], str]] = {
+    401: (Unauthorized, "sign in with docker login, or check the credentials"),
+    403: (Denied, "ask the registry's owner for access"),
+    404: (NotFound, "check the name and the tag; a private repository may look like a missing one"),
+}
+
+
+async def refusal(request: Request, response: Response, what: str) -> RegistryError:
+    """Read the error body of an open ``response`` and give the error to raise; ``what`` names what was asked for."""
+    try:
+        body = await response.read(_BODY_LIMIT)
+    except (ProtocolError, TransportError):
+        body = b""
+    codes, details = _read_errors(body)
+    said = f": {details}" if details else ""
+    message = f"{what}: {request.method} answered {response.status}{said}"
+    common = {"method": request.method, "url": request.url, "status": response.status}
+    if response.status == 429:
+        return RateLimited(
+            message,
+            **common,  # type: ignore[arg-type]
+            codes=codes,
+            hint="wait, or sign in for a higher limit",
+            retry_after=retry_after(response.headers),
+        )
+    kind, hint = _KINDS.get(response.status, (RegistryError, "try again later" if response.status >= 500 else ""))
+    if kind is Denied and request.scopes:
+        message += f" (needed {' '.join(request.scopes)})"
+    return kind(message, **common, codes=codes, hint=hint)  # type: ignore[arg-type]
+
+
+def _read_errors(body: bytes) -> tuple[tuple[str, ...], str]:
+    """Give the codes and the messages of an error body (distribution-spec, "Error Codes"); nothing if it has none."""
+    try:
+        document = parse_json(body)
+    except ValueError:
+        return (), ""
+    entries = document.get("errors") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        return (), ""
+    codes: list[str] = []
+    said: list[str] = []
+    for entry in entries[:_ERRORS_LIMIT]:
+        fields = entry if isinstance(entry, dict) else {}
+        code, message = fields.get("code"), fields.get("message")
+        if isinstance(code, str):
+            codes.append(code)
+        said.append(" ".join(part for part in (code, message) if isinstance(part, str) and part))
+    return tuple(codes), "; ".join(part for part in said if part)
+
+
+def retry_after(headers: Headers) -> float | None:
+    """Give the seconds that ``Retry-After`` asks to wait (RFC 9110, section 10.2.3), ``None`` for none or garbage."""
+    value = (headers.get("Retry-After") or "").strip()
+    if value.isascii() and value.isdigit() and len(value) <= 9:
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except (ValueError, IndexError, OverflowError):
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())

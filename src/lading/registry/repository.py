@@ -1,0 +1,186 @@
+"""Reading one repository: manifests, blobs, tags (distribution-spec, "Pull" and "Content Discovery")."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from lading.errors import DigestMismatch, InvalidDigest, NotFound, ProtocolError
+from lading.http.transport import Headers, Request, Response, Transport
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
+from lading.oci.manifest import MANIFEST_LIMIT
+from lading.oci.media_types import ACCEPT, INDEXES, MANIFESTS, essence
+from lading.oci.strict_json import parse_json
+from lading.redact import printable
+from lading.registry.endpoints import Endpoint
+from lading.registry.links import next_page
+from lading.registry.refusal import refusal
+
+_log = logging.getLogger("lading.registry")
+
+_TAGS_BODY_LIMIT = 4 * 1024 * 1024
+"""Bytes of one page of tags at most."""
+
+_PAGES_LIMIT = 10_000
+"""Pages of tags at most."""
+
+# RFC 9110, section 8.6: Content-Length = 1*DIGIT; a manifest's is short.
+_SIZE = re.compile("[0-9]{1,18}")
+
+# RFC 9111, section 5.5 (obsolete, but the distribution specification uses it): 299 - "text".
+_WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A manifest as a registry served it: exact bytes, the raw ``Content-Type``, and the verified digest."""
+
+    raw: bytes
+    media_type: str
+    digest: Digest
+
+
+class Repository:
+    """One repository of one registry. ``warned`` remembers the registry's warnings, so that each is logged once."""
+
+    def __init__(self, transport: Transport, endpoint: Endpoint, repository: str, warned: set[str]) -> None:
+        self.endpoint = endpoint
+        self.repository = repository
+        self.name = f"{endpoint.registry}/{repository}"
+        self._transport = transport
+        self._warned = warned
+        self._scopes = (f"repository:{repository}:pull",)
+
+    async def resolve(self, selector: str) -> Descriptor | None:
+        """Ask with HEAD what a tag or digest stands for; ``None`` where the registry's answer doesn't say.
+
+        Raises:
+            RegistryError: it isn't there, or the registry refuses.
+            TransportError: no answer.
+        """
+        request = self._request("HEAD", self._path("manifests", selector), {"Accept": ACCEPT})
+        async with await self._send(request) as response:
+            # A registry that has no HEAD says so with one of these; GET decides then.
+            if response.status in (405, 501):
+                return None
+            if response.status != 200:
+                raise await refusal(request, response, f"{self.name}:{selector}")
+            digest = _served_digest(response.headers)
+            media_type = essence(response.headers.get("Content-Type") or "")
+            size = response.headers.get("Content-Length") or ""
+        if digest is None or media_type not in MANIFESTS | INDEXES or _SIZE.fullmatch(size) is None:
+            return None
+        if ":" in selector and str(digest) != selector:
+            if digest.algorithm != Digest.parse(selector).algorithm:
+                return None
+            raise DigestMismatch(f"{self.name}@{selector}: the registry answers with {digest}")
+        return Descriptor(media_type, digest, int(size))
+
+    async def manifest(self, selector: str) -> Served:
+        """GET a manifest by tag or digest, and verify its bytes.
+
+        Raises:
+            DigestMismatch: the bytes aren't what was asked for, or what the registry says they are.
+            RegistryError, TransportError, ProtocolError: the registry gave none.
+        """
+        request = self._request("GET", self._path("manifests", selector), {"Accept": ACCEPT})
+        async with await self._send(request) as response:
+            if response.status != 200:
+                raise await refusal(request, response, f"{self.name}:{selector}")
+            raw = await response.read(MANIFEST_LIMIT)
+            media_type = response.headers.get("Content-Type") or ""
+            # What was asked for decides; a header never overrides it (CVE-2025-24882).
+            expected = Digest.parse(selector) if ":" in selector else _served_digest(response.headers)
+        digest = Digest.of(raw, expected.algorithm if expected else "sha256")
+        if expected is not None and digest != expected:
+            raise DigestMismatch(
+                f"{self.name}:{selector}: got a manifest with the digest {digest} instead of {expected}",
+                hint="something between here and the registry changes what it sends",
+            )
+        return Served(raw, media_type, digest)
+
+    async def open_blob(self, digest: Digest) -> Response:
+        """GET a blob and give the open answer: ``async with await repository.open_blob(d) as response``.
+
+        The caller verifies the bytes.
+
+        Raises:
+            RegistryError, TransportError: the registry gave none.
+        """
+        request = self._request("GET", self._path("blobs", str(digest)))
+        response = await self._send(request)
+        if response.status != 200:
+            async with response:
+                raise await refusal(request, response, f"{self.name}: blob {digest}")
+        return response
+
+    async def tags(self) -> AsyncIterator[str]:
+        """Give every tag, page by page, in the registry's order.
+
+        Raises:
+            ProtocolError: a page isn't a list of tags, leads to another origin, or round in a circle.
+        """
+        url: str | None = self._path("tags", "list")
+        visited: set[str] = set()
+        while url is not None:
+            if url in visited or len(visited) >= _PAGES_LIMIT:
+                raise ProtocolError(f"{self.name}: the pages of its tags don't end")
+            visited.add(url)
+            names, url = await self._tags_page(url)
+            for name in names:
+                yield name
+
+    async def _tags_page(self, url: str) -> tuple[list[str], str | None]:
+        request = self._request("GET", url)
+        async with await self._send(request) as response:
+            if response.status != 200:
+                raise await refusal(request, response, f"{self.name}: tags")
+            body = await response.read(_TAGS_BODY_LIMIT)
+            following = next_page(response.headers.get_all("Link"), response.url)
+        try:
+            document = parse_json(body)
+        except ValueError as error:
+            raise ProtocolError(f"{self.name}: the list of tags: {error}") from None
+        names = document.get("tags") if isinstance(document, dict) else ()
+        # Go writes an empty list as null.
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ProtocolError(f"{self.name}: the list of tags isn't one")
+        return names or [], following
+
+    async def has_blob(self, digest: Digest) -> bool:
+        """Ask with HEAD whether the repository has a blob."""
+        request = self._request("HEAD", self._path("blobs", str(digest)))
+        try:
+            async with await self._send(request) as response:
+                if response.status != 200:
+                    raise await refusal(request, response, f"{self.name}: blob {digest}")
+        except NotFound:
+            return False
+        return True
+
+    def _path(self, kind: str, selector: str) -> str:
+        return f"/v2/{self.repository}/{kind}/{selector}"
+
+    def _request(self, method: str, url: str, headers: Mapping[str, str] | None = None) -> Request:
+        return self.endpoint.request(method, url, scopes=self._scopes, headers=headers)
+
+    async def _send(self, request: Request) -> Response:
+        response = await self._transport.send(request)
+        for line in response.headers.get_all("Warning"):
+            for text in _WARNING.findall(line):
+                said = f"{self.endpoint.registry} says: {printable(text)}"
+                if said not in self._warned:
+                    self._warned.add(said)
+                    _log.warning("%s", said)
+        return response
+
+
+def _served_digest(headers: Headers) -> Digest | None:
+    """Give the digest that a registry names, ``None`` where it names none that can be computed."""
+    try:
+        return Digest.parse(headers.get("Docker-Content-Digest") or "")
+    except InvalidDigest:
+        return None

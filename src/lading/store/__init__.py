@@ -1,0 +1,1 @@
+"""Where pulled content lives."""

@@ -1,0 +1,420 @@
+"""The index: one SQLite file in WAL mode. The only owner of sqlite3, with its part ``index_salvage``.
+
+No sqlite3 error leaves here: damage is ``Damaged``, a file that is no longer the current one is ``Moved``, all else is
+a StoreError. Readers can't write, by the way they are opened; a writer never writes to a file that it found damaged,
+not even when it closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lading.errors import OutOfSpace, StoreError, StoreReadOnly
+from lading.store.disk import ELSEWHERE, copy_file, translated
+from lading.store.generations import Watch
+from lading.store.rows import REFERENCE, SEEN, Rows, record
+from lading.store.store import Record
+
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What sqlite3 raises; the latter where even the name of what is damaged isn't text."""
+
+APPLICATION_ID = 0x6C61646E
+"""In the header of every index of lading (SQLite, PRAGMA application_id)."""
+
+# Each step makes the format of its position from the one before; the first makes format 1 from nothing.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        # Rows have a rowid, by which they can be salvaged one by one.
+        "CREATE TABLE reference(name TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, media_type TEXT NOT NULL,"
+        " validated REAL NOT NULL, checksum TEXT NOT NULL)",
+        # Digest first: one index answers both whether and where a digest was seen.
+        "CREATE TABLE seen(repository TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,"
+        " validated REAL NOT NULL, checksum TEXT NOT NULL, UNIQUE(digest, repository))",
+        "CREATE TABLE content(digest TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, data BLOB)",
+        "CREATE TABLE link(parent TEXT NOT NULL, child TEXT NOT NULL, UNIQUE(parent, child))",
+    ),
+)
+
+_PATIENCE = 30.0
+"""Seconds to wait for another process that writes."""
+
+_REFERENCE_BY_NAME = "SELECT digest, media_type, validated, checksum FROM reference WHERE name = ?"
+_SEEN = "SELECT digest, media_type, validated, checksum FROM seen WHERE digest = ? AND repository = ?"
+_SEEN_CONTENT = (
+    "SELECT seen.digest, seen.media_type, seen.validated, seen.checksum, content.size, content.data"
+    " FROM seen LEFT JOIN content ON content.digest = seen.digest WHERE seen.digest = ? AND seen.repository = ?"
+)
+_REPOSITORIES = (
+    "SELECT repository, digest, media_type, validated, checksum FROM seen"
+    " WHERE digest = ? AND substr(repository, 1, ?) = ? ORDER BY repository"
+)
+
+# What is already there in the same way isn't written again, what is there damaged is replaced.
+INSERTS = (
+    "INSERT INTO content(digest, size, data) VALUES (?, ?, ?) ON CONFLICT(digest) DO UPDATE"
+    " SET size = excluded.size, data = excluded.data"
+    " WHERE size IS NOT excluded.size OR data IS NOT excluded.data",
+    "INSERT INTO seen(repository, digest, media_type, validated, checksum) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT(digest, repository) DO UPDATE"
+    " SET media_type = excluded.media_type, validated = excluded.validated, checksum = excluded.checksum",
+    "INSERT INTO link(parent, child) VALUES (?, ?) ON CONFLICT DO NOTHING",
+    "INSERT INTO reference(name, digest, media_type, validated, checksum) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT(name) DO UPDATE SET digest = excluded.digest, media_type = excluded.media_type,"
+    " validated = excluded.validated, checksum = excluded.checksum",
+)
+
+_WRITING = ("cache_size=-16000", "wal_autocheckpoint=4000")
+"""Keys are hashes, so that each row is on a page of its own: 16 MB of pages to find them and to write them back."""
+
+_SNAPSHOTS = 5
+"""How often a file that others write to is read again."""
+
+_SHARED_MEMORY = 32768
+"""Bytes that SQLite needs beside an index in WAL mode, at least."""
+
+_PERHAPS_FULL = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+_REFUSED = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH})
+_DAMAGED = frozenset(
+    {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_FORMAT,
+        sqlite3.SQLITE_ERROR,  # no such table, no such column: the schema isn't ours
+        sqlite3.SQLITE_INTERNAL,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_TOOBIG,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_IOERR_SHORT_READ,
+        sqlite3.SQLITE_IOERR_CORRUPTFS,
+    }
+)
+
+
+class Damaged(Exception):
+    """The index isn't what was written."""
+
+
+class Moved(Exception):
+    """The file is no longer the current index."""
+
+
+class Older(Exception):
+    """The index is of an older format, which :func:`migrate` can bring up to date."""
+
+
+@contextmanager
+def reported(path: str) -> Iterator[None]:
+    """Raise Damaged or a StoreError for every sqlite3 error inside."""
+    try:
+        yield
+    except ERRORS as error:
+        raise _failure(error, path) from error
+
+
+def connect(path: str, mode: str) -> sqlite3.Connection:
+    """Open ``path`` with the URI parameters ``mode``; nothing is read yet (SQLite, URI filenames)."""
+    name = path.replace(os.sep, "/")
+    for character, escape in (("%", "%25"), ("?", "%3f"), ("#", "%23")):
+        name = name.replace(character, escape)
+    uri = f"file://{'' if name.startswith('/') else '/'}{name}?{mode}"
+    connection = sqlite3.connect(uri, _PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
+    connection.execute("PRAGMA trusted_schema=OFF")
+    connection.execute("PRAGMA cell_size_check=ON")
+    return connection
+
+
+class Reader:
+    """Looks rows up in one index file; one call at a time."""
+
+    def __init__(self, connection: sqlite3.Connection, watch: Watch, scratch: str = "") -> None:
+        self._connection = connection
+        self._scratch = scratch
+        self.watch = watch
+
+    def reference(self, name: str) -> Record | None:
+        """Give what the reference ``name`` stands for, ``None`` if it isn't known. Raises Damaged, StoreError."""
+        rows = self._query(_REFERENCE_BY_NAME, name)
+        return self._checked(REFERENCE, name, rows[0]) if rows else None
+
+    def seen(self, name: str, digest: str) -> Record | None:
+        """Give how ``digest`` was seen in the repository ``name``, if it was. Raises Damaged, StoreError."""
+        rows = self._query(_SEEN, digest, name)
+        return self._checked(SEEN, name, rows[0], digest) if rows else None
+
+    def content(self, name: str, digest: str) -> tuple[int, bytes | None] | None:
+        """Give size and content of ``digest`` if it was seen in the repository ``name``, unverified.
+
+        The content is ``None`` where it is in a file of its own. Raises Damaged, StoreError.
+        """
+        rows = self._query(_SEEN_CONTENT, digest, name)
+        if not rows:
+            return None
+        *row, size, data = rows[0]
+        self._checked(SEEN, name, tuple(row), digest)
+        if size is None and data is None:
+            return None
+        if not isinstance(size, int) or not isinstance(data, bytes | None):
+            raise Damaged(f"the row of {digest} in {self.watch.path} is damaged")
+        return size, data
+
+    def repositories(self, registry: str, digest: str) -> list[str]:
+        """Give the repositories of ``registry`` that ``digest`` was seen in. Raises Damaged, StoreError."""
+        prefix = registry + "/"
+        rows = self._query(_REPOSITORIES, digest, len(prefix), prefix)
+        for name, *row in rows:
+            self._checked(SEEN, str(name), tuple(row), digest)
+        return [str(name).removeprefix(prefix) for name, *_ in rows]
+
+    def close(self) -> None:
+        """Close the file, and remove the private copy if it is one."""
+        with contextlib.suppress(*ERRORS):
+            self._connection.close()
+        if self._scratch:
+            import shutil
+
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _query(self, sql: str, *parameters: object) -> list[tuple[object, ...]]:
+        try:
+            # All rows at once: a statement that isn't run to its end would hold on to its snapshot.
+            return self._connection.execute(sql, parameters).fetchall()
+        except ERRORS as error:
+            raise _failure(error, self.watch.path) from error
+
+    def _checked(self, table: str, name: str, row: tuple[object, ...], digest: str = "") -> Record:
+        found = record(table, name, row)
+        if found is None or (digest and str(found.digest) != digest):
+            raise Damaged(f"the row of {name} in {self.watch.path} is damaged")
+        return found
+
+
+class Writer:
+    """Writes rows to one index file, a transaction at a time; one call at a time."""
+
+    def __init__(self, watch: Watch) -> None:
+        """Open the file. Raises Damaged, Moved, Older, StoreError."""
+        self.watch = watch
+        self._synchronous = ""
+        # As long as this connection is open, and it can't write, closing the other one isn't the last close: then
+        # SQLite doesn't write the WAL back into a file that must stay as it is.
+        self._anchor = _open(watch, "mode=ro")
+        try:
+            with reported(watch.path):
+                self._connection = connect(watch.path, "mode=rw")
+                for setting in _WRITING:
+                    self._connection.execute(f"PRAGMA {setting}")
+        except BaseException:
+            self._anchor.close()
+            raise
+
+    def apply(self, rows: Rows, *, durable: bool) -> None:
+        """Write ``rows`` in one transaction, all or nothing; if ``durable``, it survives a power cut.
+
+        Raises:
+            Damaged: the index isn't what was written.
+            Moved: the file isn't the current index any more.
+            StoreError: the disk refused.
+        """
+        with reported(self.watch.path):
+            try:
+                self._begin("FULL" if durable else "NORMAL")
+                if not self.watch.holds():
+                    raise Moved(self.watch.path)
+                for sql, values in zip(INSERTS, rows.columns(), strict=True):
+                    self._connection.executemany(sql, values)
+                self._read_back(rows)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    with contextlib.suppress(*ERRORS):
+                        self._connection.execute("ROLLBACK")
+                raise
+
+    def _read_back(self, rows: Rows) -> None:
+        """Make sure that ``rows`` are found: in an index whose keys are damaged they can vanish as they are written."""
+        keys = (
+            ("content WHERE digest = ?", [(digest,) for digest, _, _ in rows.content]),
+            ("seen WHERE digest = ? AND repository = ?", [(digest, name) for name, digest, *_ in rows.seen]),
+            ("reference WHERE name = ?", [(name,) for name, *_ in rows.references]),
+        )
+        for where, values in keys:
+            sql = f"SELECT 1 FROM {where}"
+            for key in values:
+                if not self._connection.execute(sql, key).fetchall():
+                    raise Damaged(f"{self.watch.path} is damaged: a row that was just written isn't there")
+
+    def _begin(self, synchronous: str) -> None:
+        if synchronous != self._synchronous:
+            self._connection.execute(f"PRAGMA synchronous={synchronous}")
+            self._synchronous = synchronous
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def close(self) -> None:
+        """Close the file so that it needs no WAL, if it is still the current index and nobody else uses it."""
+        if self.watch.holds():
+            with contextlib.suppress(*ERRORS):  # what is in the WAL is safe there
+                self._connection.execute("PRAGMA busy_timeout=1000")
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._anchor.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the file and leave it, and its WAL, as they are."""
+        for connection in (self._connection, self._anchor):
+            with contextlib.suppress(*ERRORS):
+                connection.close()
+
+
+def open_reader(watch: Watch) -> Reader:
+    """Open an index for look-ups, also where nothing can be written.
+
+    Raises:
+        Damaged: it isn't an index.
+        Moved: it isn't there any more.
+        Older: it is of an older format.
+        StoreError: it is of a newer format, or can't be read.
+    """
+    if os.access(os.path.dirname(watch.path), os.W_OK):
+        try:
+            return Reader(_open(watch, "mode=ro"), watch)
+        except StoreError as error:
+            # SQLite needs to make files beside the index. A disk that is full, or a directory that is read-only in a
+            # way that doesn't show, is no reason not to read.
+            code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
+            if code not in (
+                sqlite3.SQLITE_CANTOPEN,
+                sqlite3.SQLITE_READONLY,
+                sqlite3.SQLITE_FULL,
+                sqlite3.SQLITE_IOERR,
+            ):
+                raise
+    for _ in range(_SNAPSHOTS):
+        frozen = watch.frozen()
+        try:
+            reader = _open_frozen(frozen)
+        except Damaged:
+            if frozen.holds():
+                raise
+            continue  # somebody wrote to it in the meantime
+        if frozen.holds():
+            return reader
+        reader.close()
+    raise StoreError(f"the index {watch.path} changes all the time, and can't be written from here")
+
+
+def build(path: str) -> None:
+    """Make an empty index of the newest format in the empty file ``path``. Raises StoreError."""
+    with reported(path), contextlib.closing(connect(path, "mode=rw")) as connection:
+        for setting in ("page_size=4096", "journal_mode=OFF", "synchronous=OFF"):
+            connection.execute(f"PRAGMA {setting}")
+        connection.execute("BEGIN IMMEDIATE")
+        _upgrade(connection, 0)
+        connection.execute("COMMIT")
+        mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != ("wal",):
+            raise StoreError(f"the file system of {path} can't hold an index", hint=ELSEWHERE)
+
+
+def migrate(path: str) -> None:
+    """Bring an index of an older format up to date, all or nothing. Raises Damaged, StoreError."""
+    with reported(path), contextlib.closing(connect(path, "mode=rw")) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        _upgrade(connection, connection.execute("PRAGMA user_version").fetchone()[0])
+        connection.execute("COMMIT")
+
+
+def _upgrade(connection: sqlite3.Connection, version: int) -> None:
+    for statement in (statement for step in MIGRATIONS[version:] for statement in step):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+
+
+def _open(watch: Watch, mode: str, path: str = "") -> sqlite3.Connection:
+    """Open an index, or a copy of it at ``path``, and make sure that it is one."""
+    if watch.identity is None:
+        raise Moved(watch.path)
+    if not watch.is_regular:
+        raise Damaged(f"{watch.path} isn't a regular file")
+    with reported(watch.path):
+        connection = connect(path or watch.path, mode)
+        try:
+            _check(connection, watch.path, mode)
+            if not watch.holds():
+                raise Moved(watch.path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: str, mode: str) -> None:
+    application, version, journal = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("application_id", "user_version", "journal_mode")
+    )
+    if application != APPLICATION_ID or version < 1:
+        raise Damaged(f"{path} isn't an index of lading")
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            f"the store {path} is of format {version}, this lading knows formats up to {len(MIGRATIONS)}",
+            hint="use a newer lading, or set LADING_HOME to another directory",
+        )
+    if version < len(MIGRATIONS):
+        raise Older(path)
+    if journal != "wal" and "immutable" not in mode:
+        raise Damaged(f"{path} isn't in WAL mode")
+
+
+def _open_frozen(watch: Watch) -> Reader:
+    """Open an index in a directory where nothing can be written: as it is, or a copy if it has an unfinished WAL."""
+    wal = watch.path + "-wal"
+    if not (os.path.isfile(wal) and os.path.getsize(wal)):
+        return Reader(_open(watch, "mode=ro&immutable=1"), watch)
+    import shutil
+    import tempfile
+
+    with translated(tempfile.gettempdir(), "copy the index to"):
+        scratch = tempfile.mkdtemp(prefix="lading-")
+        try:
+            copy = os.path.join(scratch, "index.db")
+            copy_file(watch.path, copy)
+            copy_file(wal, copy + "-wal")
+            return Reader(_open(watch, "mode=rw", copy), watch, scratch)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+
+def _failure(error: Exception, path: str) -> Damaged | Moved | StoreError:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        # Text that isn't UTF-8 has no code; anything else without one is a mistake of ours.
+        is_text = isinstance(error, sqlite3.OperationalError | UnicodeDecodeError)
+        return Damaged(f"{path} is damaged: {error}") if is_text else StoreError(f"{path}: {error}")
+    primary = code & 0xFF
+    if code == sqlite3.SQLITE_READONLY_DBMOVED:
+        return Moved(path)
+    if code in _DAMAGED or primary in _DAMAGED:
+        return Damaged(f"{path} is damaged: {error}")
+    message = f"the store can't use its index {path}: {error}"
+    if primary == sqlite3.SQLITE_FULL or (primary in _PERHAPS_FULL and _is_full(path)):
+        return OutOfSpace(message, hint=f"free some space, or {ELSEWHERE}")
+    if primary in _REFUSED or (primary == sqlite3.SQLITE_CANTOPEN and not os.access(path, os.W_OK)):
+        return StoreReadOnly(message, hint=ELSEWHERE)
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreError(message, hint="another process holds on to it: see which one, for example with lsof")
+    return StoreError(message)
+
+
+def _is_full(path: str) -> bool:
+    """Tell whether a disk error at ``path`` means that nothing fits any more: SQLite doesn't always say so."""
+    try:
+        status = os.statvfs(os.path.dirname(path))
+    except (OSError, AttributeError):
+        return False
+    return status.f_bavail * status.f_frsize < _SHARED_MEMORY or (status.f_files > 0 and status.f_favail == 0)

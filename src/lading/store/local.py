@@ -1,0 +1,370 @@
+"""The store in a directory: look-ups that verify, commits that share transactions, damage that is repaired.
+
+Nothing is created before something is written. Look-ups are synchronous and take a lock for their query only.
+Commits of one moment are one transaction, made in a thread: a ticket is settled there, whatever became of the task
+that waits for it. A store that was inherited through a fork is opened anew.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from lading.errors import LadingError, OutOfSpace, StoreCorrupted, StoreError
+from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
+from lading.oci.reference import Reference
+from lading.store.blobs import Blobs
+from lading.store.generations import Generations, Identity, Watch, identity
+from lading.store.index import Damaged, Moved, Older, Reader, Writer, build, migrate, open_reader
+from lading.store.ingest import LocalIngest
+from lading.store.rows import Rows
+from lading.store.store import ABSENT, INLINE_LIMIT, Absent, Changes, Corrupt, Ingest, Intact, Record
+
+if TYPE_CHECKING:
+    import anyio
+    import anyio.lowlevel
+
+T = TypeVar("T")
+
+_ATTEMPTS = 5
+"""How often an index that others replace is opened again."""
+
+_BAD_DISK = "check the disk, or set LADING_HOME to a directory on another one"
+
+_INHERITED: list[tuple[Reader | None, Writer | None]] = []
+"""What a forked child must not close."""
+
+
+class LocalStore:
+    """Content in the directory ``path``; many processes may use it at once.
+
+    Nothing is read or written before it is needed. Look-ups raise StoreError where the directory can't be read, holds
+    a store of a newer format, or is on a network file system.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self.transactions = 0
+        """How many transactions the commits so far took."""
+        self._generations = Generations(self.path)
+        self._blobs = Blobs(self.path)
+        self._closed = False
+        self._reset()
+
+    def _reset(self) -> None:
+        """Have nothing open."""
+        self._process = os.getpid()
+        self._reading = threading.Lock()
+        self._reader: Reader | None = None
+        self._watch: Watch | None = None
+        self._writing = threading.Lock()
+        self._writer: Writer | None = None
+        self._damage: Identity | None = None
+        self._queue = threading.Lock()
+        self._pending: list[_Ticket] = []
+        self._turns: anyio.lowlevel.RunVar[anyio.Lock] | None = None
+
+    # Look-ups
+
+    def resolve(self, reference: Reference) -> Record | Absent | Corrupt:
+        """Tell what ``reference`` stood for; a pinned one is known if its digest was seen in its repository."""
+        if reference.digest is None:
+            name = str(reference)
+            return self._look_up(lambda reader: reader.reference(name))
+        name, digest = reference.name, str(reference.digest)
+        return self._look_up(lambda reader: reader.seen(name, digest))
+
+    def read(self, name: str, digest: Digest) -> Intact | Absent | Corrupt:
+        """Give the content ``digest`` if it was seen in the repository ``name`` (``docker.io/acme/triage``)."""
+        found: Intact | int | Absent | Corrupt = self._look_up(lambda reader: _read(reader, name, digest))
+        if isinstance(found, int):
+            return self._blobs.read(digest, found)
+        return found
+
+    def repositories(self, registry: str, digest: Digest) -> list[str]:
+        """Give the repositories of ``registry`` that ``digest`` was seen in (``acme/triage``), in stable order."""
+        found = self._look_up(lambda reader: reader.repositories(registry, str(digest)))
+        return found if isinstance(found, list) else []
+
+    def _look_up(self, query: Callable[[Reader], T | None]) -> T | Absent | Corrupt:
+        self._check_usable()
+        with self._reading:
+            try:
+                reader = self._reader
+                if reader is None or not reader.watch.holds():
+                    reader = self._open_reader()
+                found = None if reader is None else query(reader)
+            except Damaged as damage:
+                if self._watch is not None and not self._watch.is_frozen:
+                    self._damage = self._watch.identity
+                return Corrupt(str(damage))
+        return ABSENT if found is None else found
+
+    def _open_reader(self) -> Reader | None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        for _ in range(_ATTEMPTS):
+            number = self._generations.current()
+            if not number:
+                return None
+            self._watch = Watch(self._generations, number)
+            try:
+                self._reader = open_reader(self._watch)
+                self._watch = self._reader.watch
+                return self._reader
+            except Older:
+                self._migrate()
+            except Moved:
+                continue
+        raise StoreError(f"the index of the store {self.path} is replaced all the time")
+
+    # Writing
+
+    def ingest(self, descriptor: Descriptor) -> Ingest:
+        """Begin to take the content that ``descriptor`` names: ``async with store.ingest(d) as ingest: …``."""
+        self._check_usable()
+        return LocalIngest(descriptor, self._blobs.begin(descriptor.digest, descriptor.size))
+
+    async def commit(self, changes: Changes) -> None:
+        """Make ``changes`` true at once: when this returns they are visible, and survive a crash if durable.
+
+        Raises:
+            StoreReadOnly: the store can't be written.
+            OutOfSpace: the disk is full; nothing of ``changes`` is visible, all that was there before still is.
+            StoreCorrupted: the index was damaged, and so is what was salvaged of it.
+            StoreError: the store can't be opened or repaired.
+        """
+        import anyio.to_thread
+
+        self._check_usable()
+        ticket = _Ticket(changes)
+        with self._queue:
+            self._pending.append(ticket)
+        try:
+            async with self._turn():
+                if not ticket.settled:
+                    await anyio.to_thread.run_sync(self._commit_pending)
+        finally:
+            with self._queue:
+                if ticket in self._pending:
+                    self._pending.remove(ticket)
+        if ticket.error is not None:
+            raise ticket.error
+
+    def _turn(self) -> anyio.Lock:
+        """Give the lock that the first of several commits takes: one for each event loop, as it can't be shared."""
+        import anyio.lowlevel
+
+        if self._turns is None:
+            self._turns = anyio.lowlevel.RunVar(f"lading.store.local.{id(self)}")
+        lock = self._turns.get(None)
+        if lock is None:
+            lock = anyio.Lock()
+            self._turns.set(lock)
+        return lock
+
+    def _commit_pending(self) -> None:
+        """Commit what is pending, in a thread; when this returns every ticket that it took is settled."""
+        with self._writing:
+            with self._queue:
+                tickets, self._pending = self._pending, []
+            try:
+                self._settle([ticket for ticket in tickets if self._prepare(ticket)])
+            finally:
+                for ticket in tickets:
+                    if not ticket.settled:
+                        ticket.settle(StoreError(f"the commit to the store {self.path} was interrupted"))
+
+    def _prepare(self, ticket: _Ticket) -> bool:
+        """Do what concerns one ticket alone, so that its failure is its own."""
+        try:
+            self._check_usable()
+            for digest, content in ticket.changes.content:
+                if len(content) > INLINE_LIMIT:
+                    self._blobs.put(digest, content)
+            for blob in ticket.changes.blobs:
+                if not self._blobs.holds(blob.digest, blob.size):
+                    raise StoreError(f"the blob {blob.digest} can't be committed: it isn't in the store {self.path}")
+            ticket.rows = Rows.of(ticket.changes)
+        except Exception as error:
+            ticket.settle(error)
+            return False
+        return True
+
+    def _settle(self, tickets: list[_Ticket]) -> None:
+        """Write ``tickets`` in one transaction, or one each if the disk hasn't space for all."""
+        if not tickets:
+            return
+        try:
+            self._write(Rows.together(ticket.rows for ticket in tickets), any(t.changes.durable for t in tickets))
+        except Exception as error:
+            if isinstance(error, OutOfSpace) and len(tickets) > 1:
+                for ticket in tickets:
+                    self._settle([ticket])
+                return
+            for ticket in tickets:
+                ticket.settle(_again(error))
+        else:
+            for ticket in tickets:
+                ticket.settle(None)
+
+    def _write(self, rows: Rows, durable: bool) -> None:
+        repaired = False
+        for _ in range(_ATTEMPTS):
+            try:
+                repaired |= self._have_index()
+                with self._generations.locked(alone=False):
+                    self._open_writer().apply(rows, durable=durable)
+                self.transactions += 1
+                return
+            except Older:
+                self._migrate()
+            except Moved:
+                self._drop_writer()
+            except Damaged as damage:
+                if self._writer is not None:
+                    self._damage = self._writer.watch.identity
+                self._drop_writer()
+                if repaired:
+                    raise StoreCorrupted(f"{damage}, and it was just repaired", hint=_BAD_DISK) from damage
+            except StoreError:
+                self._drop_writer()
+                raise
+        raise StoreError(f"the index of the store {self.path} is replaced all the time")
+
+    def _have_index(self) -> bool:
+        """Make an index if there is none, the next one if it is damaged; tells whether it was."""
+        generations = self._generations
+        number = generations.current()
+        if number and not self._is_damaged(number):
+            return False
+        generations.prepare()
+        with generations.locked(alone=True):
+            number = generations.current()
+            if not number:
+                generations.publish(1, build)
+                return False
+            if not self._is_damaged(number):
+                return False
+            generations.publish(number + 1, partial(_salvage, generations.path(number), self._blobs))
+            self._damage = None
+            return True
+
+    def _is_damaged(self, number: int) -> bool:
+        return self._damage is not None and identity(self._generations.path(number)) == self._damage
+
+    def _open_writer(self) -> Writer:
+        if self._writer is not None and self._writer.watch.holds():
+            return self._writer
+        self._drop_writer()
+        watch = Watch(self._generations, self._generations.current())
+        try:
+            self._writer = Writer(watch)
+        except Damaged:
+            self._damage = watch.identity
+            raise
+        return self._writer
+
+    def _drop_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
+
+    def _migrate(self) -> None:
+        with self._generations.locked(alone=True):
+            migrate(self._generations.path(self._generations.current()))
+
+    # The end
+
+    def close(self) -> None:
+        """Let go of everything; the store is then cleanly closed on disk. Blocking; may be called again."""
+        self._check_process()
+        self._closed = True
+        with self._writing:
+            with self._reading:
+                reader, self._reader = self._reader, None
+            if reader is not None:
+                reader.close()
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                if writer.watch.identity == self._damage:
+                    writer.abandon()
+                else:
+                    writer.close()
+
+    async def aclose(self) -> None:
+        """Let go of everything; the store is then cleanly closed on disk. May be called again."""
+        self._closed = True
+        if self._reader is None and self._writer is None and not self._pending:
+            return
+        import anyio.to_thread
+
+        try:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self.close)
+        except BaseException:
+            self.close()  # cancelled from outside of anyio, perhaps before the thread began
+            raise
+
+    def _check_usable(self) -> None:
+        self._check_process()
+        if self._closed:
+            raise StoreError(f"the store {self.path} is closed")
+
+    def _check_process(self) -> None:
+        """In a forked child leave what is open to the parent: a connection must not be used, nor closed, by two."""
+        if self._process != os.getpid():
+            _INHERITED.append((self._reader, self._writer))
+            self._reset()
+
+
+class _Ticket:
+    """One commit that waits; it is settled in the thread that writes it."""
+
+    __slots__ = ("changes", "error", "rows", "settled")
+
+    def __init__(self, changes: Changes) -> None:
+        self.changes = changes
+        self.rows = Rows()
+        self.error: Exception | None = None
+        self.settled = False
+
+    def settle(self, error: Exception | None) -> None:
+        self.error = error
+        self.settled = True
+
+
+def _read(reader: Reader, name: str, digest: Digest) -> Intact | int | None:
+    """Give verified content, or the size of what is in a file of its own. Raises Damaged."""
+    found = reader.content(name, str(digest))
+    if found is None:
+        return None
+    size, data = found
+    if data is None:
+        return size
+    if len(data) != size or not digest.matches(data):
+        raise Damaged(f"{digest} in {reader.watch.path} isn't what was stored")
+    return Intact(data)
+
+
+def _salvage(damaged: str, blobs: Blobs, target: str) -> None:
+    from lading.store.index_salvage import salvage
+
+    try:
+        salvage(damaged, blobs, target)
+    except Damaged as damage:
+        raise StoreCorrupted(f"{damaged} is damaged, and can't be repaired: {damage}", hint=_BAD_DISK) from damage
+
+
+def _again(error: Exception) -> Exception:
+    """Give the same error to raise in one more task."""
+    if not isinstance(error, LadingError):
+        return error
+    copy = type(error)(error.message, hint=error.hint)
+    copy.__cause__ = error
+    return copy

@@ -1,0 +1,68 @@
+"""What the tests of flows share: a registry on loopback, stores, clients."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from lading import Client, LocalStore, MemoryStore, Store
+from lading.auth.credentials import StaticCredentials
+from lading.testing import EmbeddedRegistry
+
+_MEASURED = pytest.StashKey[list[tuple[str, str]]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_MEASURED] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash[_MEASURED]:
+        terminalreporter.section("measured")
+        for what, figure in config.stash[_MEASURED]:
+            terminalreporter.line(f"{what}: {figure}")
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Report a figure at the end of the run: what was measured, and how it came out. Figures aren't asserted."""
+
+    def report(what: str, figure: str) -> None:
+        request.config.stash[_MEASURED].append((what, figure))
+
+    return report
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[EmbeddedRegistry]:
+    async with EmbeddedRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture(params=["memory", "local"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    store: Store = MemoryStore() if request.param == "memory" else LocalStore(tmp_path / "store")
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+async def client(store: Store) -> AsyncIterator[Client]:
+    async with Client(store, credentials=StaticCredentials({})) as client:
+        yield client
+
+
+@pytest.fixture
+async def connect(store: Store) -> AsyncIterator[Callable[..., Client]]:
+    """Make further clients on the same store, or on others; they are closed in the end."""
+    clients: list[Client] = []
+
+    def make(store: Store = store, **options: object) -> Client:
+        clients.append(Client(store, **{"credentials": StaticCredentials({}), **options}))  # type: ignore[arg-type]
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        await client.aclose()

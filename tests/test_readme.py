@@ -1,0 +1,22 @@
+"""What the README shows is what there is."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import lading
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def test_the_python_in_the_readme_uses_names_that_exist() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        tree = ast.parse("async def example():\n" + "".join(f"    {line}\n" for line in block.splitlines()))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                owner = {"lading": lading, "client": lading.Client}.get(node.value.id)
+                assert owner is None or hasattr(owner, node.attr), ast.unparse(node)
