@@ -113,9 +113,16 @@ def imports(source: str, name: str, *, is_package: bool = False) -> Iterator[Imp
                     args=[ast.Constant(value=str(target)), *_],
                 ):
                     yield Import(target, child.lineno, is_lazy)
-            yield from walk(child, is_lazy or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+            yield from walk(child, is_lazy or _is_deferred(child))
 
     yield from walk(ast.parse(source), False)
+
+
+def _is_deferred(node: ast.AST) -> bool:
+    """Tell whether what is inside isn't run when the module is imported."""
+    if isinstance(node, ast.If):
+        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
 
 
 def home(target: str) -> str:

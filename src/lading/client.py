@@ -165,6 +165,16 @@ class Client:
         async for tag in self._online(f"list the tags of {reference.name}").repository(reference).tags():
             yield tag
 
+    async def delete(self, ref: str | Reference) -> None:
+        """Delete from the registry: a tag, or what a digest names, with every tag of it. The store keeps its copy.
+
+        Raises:
+            RegistryError, TransportError: the registry didn't; many delete by digest only.
+            Offline: the client is offline.
+        """
+        reference = _reference(ref)
+        await self._online(f"delete {reference}").upload(reference).delete(reference.selector)
+
     async def aclose(self) -> None:
         """End what is under way, and close connections and the client's own store. May be called again."""
         self._closed = True

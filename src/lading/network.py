@@ -49,11 +49,15 @@ class Network:
             offline=offline,
             events=events,
         )
-        self.pusher = AgentPusher(store, self._upload)
+        self.pusher = AgentPusher(store, self.upload)
 
     def repository(self, reference: Reference) -> Repository:
         """Give the repository that a reference is in, for reading."""
         return Repository(self._transport, endpoint(reference.registry), reference.repository, self._warned)
+
+    def upload(self, reference: Reference) -> Upload:
+        """Give the repository that a reference is in, for writing."""
+        return Upload(self._transport, endpoint(reference.registry), reference.repository)
 
     async def resolve(self, reference: Reference) -> Descriptor:
         """Ask what ``reference`` stands for: HEAD, and GET where the answer doesn't say."""
@@ -75,6 +79,3 @@ class Network:
             await self._flights.aclose()
         finally:
             await self._session.aclose()
-
-    def _upload(self, reference: Reference) -> Upload:
-        return Upload(self._transport, endpoint(reference.registry), reference.repository)

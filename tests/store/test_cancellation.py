@@ -16,8 +16,10 @@ import pytest
 from store.cargo import agent, blob, described, take
 from store.conftest import descriptors
 
+from lading.errors import StoreError
 from lading.oci.descriptor import Descriptor
 from lading.store import blobs
+from lading.store.generations import Generations
 from lading.store.index import Writer
 from lading.store.local import LocalStore
 from lading.store.store import ABSENT, INLINE_LIMIT, Intact, Store
@@ -175,21 +177,23 @@ async def test_a_commit_that_waits_while_the_thread_of_a_cancelled_one_is_at_wor
     assert agent(3).is_in(local)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
 async def test_a_store_is_closed_while_the_thread_of_a_cancelled_commit_is_at_work(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch, is_first: bool
 ) -> None:
     before = descriptors()
     store = LocalStore(home)
-    await store.commit(agent(0).changes())
+    if not is_first:
+        await store.commit(agent(0).changes())
     begun, go_on = threading.Event(), threading.Event()
-    apply = Writer.apply
+    acquire = Generations._acquire_shared
 
-    def slow(self: Writer, *arguments: Any, **options: Any) -> None:
+    def slow(self: Generations) -> int:
         begun.set()
         assert go_on.wait(30)
-        apply(self, *arguments, **options)
+        return acquire(self)
 
-    monkeypatch.setattr(Writer, "apply", slow)
+    monkeypatch.setattr(Generations, "_acquire_shared", slow)
     task = asyncio.create_task(store.commit(agent(1).changes()))
     await anyio.to_thread.run_sync(begun.wait)
     task.cancel()
@@ -201,6 +205,31 @@ async def test_a_store_is_closed_while_the_thread_of_a_cancelled_commit_is_at_wo
         go_on.set()
     assert descriptors() == before
     assert sorted(os.listdir(home)) == ["index-1.db", "ingest", "lock"]
+
+
+async def test_a_look_up_that_waits_while_the_store_is_closed_opens_nothing(home: Path) -> None:
+    store, one = LocalStore(home), agent()
+    await store.commit(one.changes())
+    store.close()
+    before = descriptors()
+    store = LocalStore(home)
+    results: list[object] = []
+
+    def look() -> None:
+        try:
+            results.append(store.resolve(one.reference))
+        except StoreError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    with store._reading:
+        for thread in threads:
+            thread.start()
+        await store.aclose()
+    for thread in threads:
+        await anyio.to_thread.run_sync(thread.join)
+    assert [type(result) for result in results] == [StoreError] * 4
+    assert descriptors() == before
 
 
 # Ingest

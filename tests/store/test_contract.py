@@ -283,3 +283,50 @@ async def test_a_store_may_be_closed_twice(store: Store) -> None:
     await store.commit(agent().changes())
     await store.aclose()
     await store.aclose()
+
+
+async def test_references_are_listed_by_name(store: Store) -> None:
+    one = agent()
+    assert store.references() == []
+    names = [Reference.parse(f"ghcr.io/acme/{name}") for name in ("z:v1", "a:v2", "a:v1")]
+    await store.commit(Changes(NOON, references=tuple((name, one.digest, OCI_MANIFEST) for name in names)))
+    assert store.references() == [(name, Record(one.digest, OCI_MANIFEST, NOON)) for name in sorted(names, key=str)]
+
+
+async def test_a_forgotten_tag_takes_what_it_stood_for_with_it(store: Store) -> None:
+    one, other = agent(1), agent(2)
+    await store.commit(one.changes())
+    await store.commit(other.changes())
+    await store.commit(Changes(NOON, forgotten=(one.reference,)))
+    assert store.resolve(one.reference) is ABSENT
+    assert store.resolve(one.reference.at(one.digest)) is ABSENT
+    assert store.read(one.name, one.digest) is ABSENT
+    assert other.is_in(store)
+
+
+async def test_what_another_tag_stands_for_stays(store: Store) -> None:
+    one = agent()
+    await store.commit(one.changes())
+    latest = Reference.parse(f"{one.name}:latest")
+    await store.commit(Changes(NOON, references=((latest, one.digest, OCI_MANIFEST),)))
+    await store.commit(Changes(NOON, forgotten=(one.reference,)))
+    assert store.resolve(one.reference) is ABSENT
+    assert store.resolve(latest.at(one.digest)) == Record(one.digest, OCI_MANIFEST, NOON)
+    await store.commit(Changes(NOON, forgotten=(latest.at(one.digest),)))
+    assert store.resolve(latest.at(one.digest)) != ABSENT, "the tag still stands for it"
+    await store.commit(Changes(NOON, forgotten=(latest,)))
+    assert store.resolve(latest.at(one.digest)) is ABSENT
+
+
+async def test_a_digest_is_forgotten_in_its_repository_only(store: Store) -> None:
+    one = agent()
+    await store.commit(one.changes())
+    other = Seen("ghcr.io/acme/elsewhere", one.digest, OCI_MANIFEST)
+    await store.commit(Changes(NOON, seen=(other,), forgotten=(one.reference,)))
+    assert store.resolve(Reference.parse(other.name).at(one.digest)) == Record(one.digest, OCI_MANIFEST, NOON)
+
+
+async def test_forgetting_what_isnt_known_does_nothing(store: Store) -> None:
+    one = agent()
+    await store.commit(Changes(NOON, forgotten=(one.reference, one.reference.at(one.digest))))
+    assert store.references() == []

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from store.cargo import LAYER, NOON, Agent, agent, blob, described, shown, take
+from store.process import run
 
 from lading.errors import StoreCorrupted, StoreError
 from lading.oci.digest import Digest
 from lading.store import index
-from lading.store.index import Damaged, Writer
+from lading.store.index import Writer
+from lading.store.index_errors import Damaged
 from lading.store.local import LocalStore
 from lading.store.rows import Rows
 from lading.store.store import ABSENT, INLINE_LIMIT, Absent, Changes, Corrupt, Intact, Seen
@@ -501,3 +503,54 @@ async def test_a_blob_that_is_short_can_not_be_committed(open_store: Open, home:
     with pytest.raises(StoreError, match=str(descriptor.digest)):
         await store.commit(shown(descriptor))
     assert store.read(IMAGE, Digest.of(BLOB)) is ABSENT
+
+
+# Others at work
+
+BUSY = """
+    import asyncio, os, sys
+    import anyio.to_thread, anyio._backends._asyncio
+    from contextlib import closing
+    from store.cargo import agent
+    from lading.store import index
+    from lading.store.local import LocalStore
+    from lading.store.store import Corrupt
+
+    path, stop = sys.argv[1], sys.argv[1] + ".stop"
+
+    async def write(number, report):
+        store = LocalStore(path)
+        while not os.path.exists(stop):
+            await store.commit(agent(number).changes())
+            os.write(report, number.to_bytes(4, "big"))
+            number += 1
+        await store.aclose()
+
+    receive, report = os.pipe()
+    children = []
+    for first in (100_000, 200_000, 300_000):
+        children.append(os.fork())
+        if not children[-1]:
+            asyncio.run(write(first, report))
+            os._exit(0)
+    os.close(report)
+    store = LocalStore(path)
+    for number in range(4):
+        asyncio.run(store.commit(agent(number).changes()))
+        with closing(index.connect(f"{path}/index-{number + 1}.db", "mode=rw")) as connection:
+            connection.execute("UPDATE reference SET digest = '' WHERE name = ?", (str(agent(number).reference),))
+        assert isinstance(store.resolve(agent(number).reference), Corrupt)
+        asyncio.run(store.commit(agent(number + 10).changes()))
+    open(stop, "w").close()
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    reported = []
+    while piece := os.read(receive, 4):
+        reported.append(int.from_bytes(piece, "big"))
+    assert all(agent(number).is_in(store) for number in reported)
+    store.close()
+    print(len(reported) > 20, sorted(name for name in os.listdir(path) if name.endswith(".db")))
+"""
+
+
+def test_what_others_commit_while_an_index_is_repaired_is_not_lost(home: Path) -> None:
+    assert run(BUSY, home) == f"True {[f'index-{number}.db' for number in range(1, 6)]}"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
+
+from store.process import run
 
 # Forked from one parent that has imported everything and opened nothing: imports take longer than what is tested.
 SCRIPT = """
@@ -73,17 +71,6 @@ SCRIPT = """
 """
 
 
-def test_a_process_that_is_killed_loses_nothing_that_it_committed(tmp_path: Path) -> None:
-    assert kill(tmp_path / "store", rounds=30, seed=1) > 50
-
-
-def kill(path: Path, rounds: int, seed: int) -> int:
-    """Kill ``rounds`` writers of one store; gives how many commits had been reported."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(path), str(rounds), str(seed)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return int(done.stdout)
+def test_a_process_that_is_killed_loses_nothing_that_it_committed(home: Path) -> None:
+    home.parent.mkdir()
+    assert int(run(SCRIPT, home, "30", "1")) > 50

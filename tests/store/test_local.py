@@ -6,9 +6,6 @@ import asyncio
 import os
 import signal
 import stat
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -18,11 +15,13 @@ import anyio
 import pytest
 from store.cargo import LAYER, NOON, agent, blob, described, shown, take
 from store.conftest import Mounts
+from store.process import run, start
 
 from lading.errors import StoreError, StoreReadOnly
 from lading.oci.digest import Digest
 from lading.store import index
 from lading.store.disk import network_filesystem
+from lading.store.index_schema import MIGRATIONS
 from lading.store.local import LocalStore
 from lading.store.store import ABSENT, INLINE_LIMIT, Changes, Intact, Seen
 
@@ -75,6 +74,7 @@ async def test_look_ups_create_nothing(open_store: Open, home: Path) -> None:
     assert store.resolve(one.reference) is ABSENT
     assert store.read(one.name, one.digest) is ABSENT
     assert store.repositories("ghcr.io", one.digest) == []
+    await store.commit(Changes(validated=NOON))
     async with store.ingest(described(b"abandoned")) as ingest:
         await ingest.write(b"ab")
     await store.aclose()
@@ -329,6 +329,12 @@ async def test_many_threads_begin_a_store_at_once(home: Path) -> None:
         assert all(agent(number).is_in(store) for number in range(8))
 
 
+async def test_locks_that_do_nothing_corrupt_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", lambda descriptor, operation: None)
+    await test_many_threads_begin_a_store_at_once(home)
+    assert [name for name in os.listdir(home) if name.endswith(".db")] == ["index-1.db"]
+
+
 async def test_event_loops_in_several_threads_share_a_store(open_store: Open) -> None:
     store = open_store()
 
@@ -414,7 +420,7 @@ async def test_an_older_format_is_migrated(
     open_store: Open, home: Path, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     await open_store().commit(agent().changes())
-    monkeypatch.setattr(index, "MIGRATIONS", (*index.MIGRATIONS, ("CREATE TABLE extra(a)",)))
+    monkeypatch.setattr(index, "MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE extra(a)",)))
     store = open_store()
     if first == "commit":
         await store.commit(agent(1).changes())
@@ -475,6 +481,22 @@ async def test_a_read_only_store_with_an_unfinished_wal_is_read_from_a_copy(
     await store.aclose()
     assert list(temporary.iterdir()) == []
     assert contents(home) == before
+
+
+async def test_an_unfinished_wal_and_no_temporary_directory(
+    open_store: Open, home: Path, mounts: Mounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = open_store()
+    await writer.commit(agent().changes())
+    mounts.make_read_only(home)
+
+    def refuse() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", refuse)
+    with pytest.raises(StoreError, match="temporary directory"):
+        open_store().resolve(agent().reference)
+    mounts.undo()
 
 
 async def test_a_read_only_store_that_is_written_elsewhere_is_read_again(
@@ -649,20 +671,3 @@ def test_too_many_open_files_is_not_damage(home: Path) -> None:
 
 def contents(home: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in home.iterdir() if path.is_file()}
-
-
-def run(script: str, home: Path) -> str:
-    process = start(script, home, output=True)
-    output, _ = process.communicate()
-    assert process.returncode == 0
-    return output.strip()
-
-
-def start(script: str, home: Path, *arguments: str, output: bool = False) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(script), str(home), *arguments],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE if output else None,
-    )

@@ -1,4 +1,7 @@
-"""Writing to one repository (distribution-spec, "Push"): a POST and a PUT a blob, then the manifest."""
+"""Writing to one repository: a POST and a PUT a blob, then the manifest; and deletion.
+
+distribution-spec, "Push" and "Content Management".
+"""
 
 from __future__ import annotations
 
@@ -61,6 +64,22 @@ class Upload:
         if stored is not None and stored.startswith("sha256:") and stored != str(digest):
             raise DigestMismatch(f"{self.name}:{selector}: the registry stored {stored} instead of {digest}")
 
+    async def delete(self, selector: str) -> None:
+        """DELETE a tag, or a manifest by its digest, with which its tags go.
+
+        Raises:
+            RegistryError, TransportError: the registry didn't.
+        """
+        scopes = (f"{self._scopes[0].rpartition(':')[0]}:delete,pull",)
+        request = self._request("DELETE", f"{self._root}/manifests/{selector}", scopes=scopes)
+        async with await self._transport.send(request) as response:
+            if response.status in (400, 405) and ":" not in selector:
+                error = await refusal(request, response, f"{self.name}:{selector}")
+                error.hint = "many registries delete by digest only, and then every tag of it: see `lading resolve`"
+                raise error
+            if response.status not in (200, 202, 204):
+                raise await refusal(request, response, f"{self.name}:{selector}")
+
     async def _has(self, digest: Digest) -> bool:
         request = self._request("HEAD", f"{self._root}/blobs/{digest}")
         async with await self._transport.send(request) as response:
@@ -78,9 +97,12 @@ class Upload:
         async with await self._transport.send(request) as response:
             if response.status == 201 and mount_from is not None:
                 return None
-            if response.status != 202:
+            if response.status == 202:
+                return _location(response)
+            if mount_from is None:
                 raise await refusal(request, response, f"{self.name}: upload of {digest}")
-            return _location(response)
+        # Whoever may not read the other repository may still write to this one.
+        return await self._begin(digest, None)
 
     def _request(
         self,

@@ -1,4 +1,4 @@
-"""The index: one SQLite file in WAL mode. The only owner of sqlite3, with its part ``index_salvage``.
+"""The index: one SQLite file in WAL mode. The only owner of sqlite3, with its parts ``index_*``.
 
 No sqlite3 error leaves here: damage is ``Damaged``, a file that is no longer the current one is ``Moved``, all else is
 a StoreError. Readers can't write, by the way they are opened; a writer never writes to a file that it found damaged,
@@ -10,62 +10,31 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from lading.errors import OutOfSpace, StoreError, StoreReadOnly
+from lading.errors import StoreError
 from lading.store.disk import ELSEWHERE, copy_file, translated
 from lading.store.generations import Watch
+from lading.store.index_errors import ERRORS, Damaged, Moved, Older, failure, reported
+from lading.store.index_schema import (
+    APPLICATION_ID,
+    FORGET_REFERENCE,
+    FORGET_SEEN,
+    INSERTS,
+    MIGRATIONS,
+    REFERENCE_BY_NAME,
+    REFERENCES,
+    REPOSITORIES,
+    SEEN_BY_DIGEST,
+    SEEN_CONTENT,
+)
 from lading.store.rows import REFERENCE, SEEN, Rows, record
 from lading.store.store import Record
-
-ERRORS = (sqlite3.Error, UnicodeDecodeError)
-"""What sqlite3 raises; the latter where even the name of what is damaged isn't text."""
-
-APPLICATION_ID = 0x6C61646E
-"""In the header of every index of lading (SQLite, PRAGMA application_id)."""
-
-# Each step makes the format of its position from the one before; the first makes format 1 from nothing.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        # Rows have a rowid, by which they can be salvaged one by one.
-        "CREATE TABLE reference(name TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, media_type TEXT NOT NULL,"
-        " validated REAL NOT NULL, checksum TEXT NOT NULL)",
-        # Digest first: one index answers both whether and where a digest was seen.
-        "CREATE TABLE seen(repository TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,"
-        " validated REAL NOT NULL, checksum TEXT NOT NULL, UNIQUE(digest, repository))",
-        "CREATE TABLE content(digest TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, data BLOB)",
-        "CREATE TABLE link(parent TEXT NOT NULL, child TEXT NOT NULL, UNIQUE(parent, child))",
-    ),
-)
 
 _PATIENCE = 30.0
 """Seconds to wait for another process that writes."""
 
-_REFERENCE_BY_NAME = "SELECT digest, media_type, validated, checksum FROM reference WHERE name = ?"
-_SEEN = "SELECT digest, media_type, validated, checksum FROM seen WHERE digest = ? AND repository = ?"
-_SEEN_CONTENT = (
-    "SELECT seen.digest, seen.media_type, seen.validated, seen.checksum, content.size, content.data"
-    " FROM seen LEFT JOIN content ON content.digest = seen.digest WHERE seen.digest = ? AND seen.repository = ?"
-)
-_REPOSITORIES = (
-    "SELECT repository, digest, media_type, validated, checksum FROM seen"
-    " WHERE digest = ? AND substr(repository, 1, ?) = ? ORDER BY repository"
-)
-
-# What is already there in the same way isn't written again, what is there damaged is replaced.
-INSERTS = (
-    "INSERT INTO content(digest, size, data) VALUES (?, ?, ?) ON CONFLICT(digest) DO UPDATE"
-    " SET size = excluded.size, data = excluded.data"
-    " WHERE size IS NOT excluded.size OR data IS NOT excluded.data",
-    "INSERT INTO seen(repository, digest, media_type, validated, checksum) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT(digest, repository) DO UPDATE"
-    " SET media_type = excluded.media_type, validated = excluded.validated, checksum = excluded.checksum",
-    "INSERT INTO link(parent, child) VALUES (?, ?) ON CONFLICT DO NOTHING",
-    "INSERT INTO reference(name, digest, media_type, validated, checksum) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT(name) DO UPDATE SET digest = excluded.digest, media_type = excluded.media_type,"
-    " validated = excluded.validated, checksum = excluded.checksum",
-)
+_LOOK_UP_PATIENCE = 5.0
+"""Seconds to wait for another process that opens or closes the index: no other holds look-ups up."""
 
 _WRITING = ("cache_size=-16000", "wal_autocheckpoint=4000")
 """Keys are hashes, so that each row is on a page of its own: 16 MB of pages to find them and to write them back."""
@@ -73,57 +42,23 @@ _WRITING = ("cache_size=-16000", "wal_autocheckpoint=4000")
 _SNAPSHOTS = 5
 """How often a file that others write to is read again."""
 
-_SHARED_MEMORY = 32768
-"""Bytes that SQLite needs beside an index in WAL mode, at least."""
 
-_PERHAPS_FULL = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
-_REFUSED = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH})
-_DAMAGED = frozenset(
-    {
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_FORMAT,
-        sqlite3.SQLITE_ERROR,  # no such table, no such column: the schema isn't ours
-        sqlite3.SQLITE_INTERNAL,
-        sqlite3.SQLITE_MISMATCH,
-        sqlite3.SQLITE_TOOBIG,
-        sqlite3.SQLITE_CONSTRAINT,
-        sqlite3.SQLITE_IOERR_SHORT_READ,
-        sqlite3.SQLITE_IOERR_CORRUPTFS,
-    }
-)
+def connect(path: str, mode: str, *settings: str, patience: float = _PATIENCE) -> sqlite3.Connection:
+    """Open ``path`` with the URI parameters ``mode`` (SQLite, URI filenames) and PRAGMA ``settings``.
 
-
-class Damaged(Exception):
-    """The index isn't what was written."""
-
-
-class Moved(Exception):
-    """The file is no longer the current index."""
-
-
-class Older(Exception):
-    """The index is of an older format, which :func:`migrate` can bring up to date."""
-
-
-@contextmanager
-def reported(path: str) -> Iterator[None]:
-    """Raise Damaged or a StoreError for every sqlite3 error inside."""
-    try:
-        yield
-    except ERRORS as error:
-        raise _failure(error, path) from error
-
-
-def connect(path: str, mode: str) -> sqlite3.Connection:
-    """Open ``path`` with the URI parameters ``mode``; nothing is read yet (SQLite, URI filenames)."""
+    Nothing is read yet. Waits ``patience`` seconds for others. Raises sqlite3.Error.
+    """
     name = path.replace(os.sep, "/")
     for character, escape in (("%", "%25"), ("?", "%3f"), ("#", "%23")):
         name = name.replace(character, escape)
     uri = f"file://{'' if name.startswith('/') else '/'}{name}?{mode}"
-    connection = sqlite3.connect(uri, _PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
-    connection.execute("PRAGMA trusted_schema=OFF")
-    connection.execute("PRAGMA cell_size_check=ON")
+    connection = sqlite3.connect(uri, timeout=patience, isolation_level=None, check_same_thread=False, uri=True)
+    try:
+        for setting in ("trusted_schema=OFF", "cell_size_check=ON", *settings):
+            connection.execute(f"PRAGMA {setting}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -137,12 +72,12 @@ class Reader:
 
     def reference(self, name: str) -> Record | None:
         """Give what the reference ``name`` stands for, ``None`` if it isn't known. Raises Damaged, StoreError."""
-        rows = self._query(_REFERENCE_BY_NAME, name)
+        rows = self._query(REFERENCE_BY_NAME, name)
         return self._checked(REFERENCE, name, rows[0]) if rows else None
 
     def seen(self, name: str, digest: str) -> Record | None:
         """Give how ``digest`` was seen in the repository ``name``, if it was. Raises Damaged, StoreError."""
-        rows = self._query(_SEEN, digest, name)
+        rows = self._query(SEEN_BY_DIGEST, digest, name)
         return self._checked(SEEN, name, rows[0], digest) if rows else None
 
     def content(self, name: str, digest: str) -> tuple[int, bytes | None] | None:
@@ -150,7 +85,7 @@ class Reader:
 
         The content is ``None`` where it is in a file of its own. Raises Damaged, StoreError.
         """
-        rows = self._query(_SEEN_CONTENT, digest, name)
+        rows = self._query(SEEN_CONTENT, digest, name)
         if not rows:
             return None
         *row, size, data = rows[0]
@@ -164,10 +99,14 @@ class Reader:
     def repositories(self, registry: str, digest: str) -> list[str]:
         """Give the repositories of ``registry`` that ``digest`` was seen in. Raises Damaged, StoreError."""
         prefix = registry + "/"
-        rows = self._query(_REPOSITORIES, digest, len(prefix), prefix)
+        rows = self._query(REPOSITORIES, digest, len(prefix), prefix)
         for name, *row in rows:
             self._checked(SEEN, str(name), tuple(row), digest)
         return [str(name).removeprefix(prefix) for name, *_ in rows]
+
+    def references(self) -> list[tuple[str, Record]]:
+        """Give every reference and what it stands for, by name. Raises Damaged, StoreError."""
+        return [(str(name), self._checked(REFERENCE, str(name), tuple(row))) for name, *row in self._query(REFERENCES)]
 
     def close(self) -> None:
         """Close the file, and remove the private copy if it is one."""
@@ -183,7 +122,7 @@ class Reader:
             # All rows at once: a statement that isn't run to its end would hold on to its snapshot.
             return self._connection.execute(sql, parameters).fetchall()
         except ERRORS as error:
-            raise _failure(error, self.watch.path) from error
+            raise failure(error, self.watch.path) from error
 
     def _checked(self, table: str, name: str, row: tuple[object, ...], digest: str = "") -> Record:
         found = record(table, name, row)
@@ -204,9 +143,7 @@ class Writer:
         self._anchor = _open(watch, "mode=ro")
         try:
             with reported(watch.path):
-                self._connection = connect(watch.path, "mode=rw")
-                for setting in _WRITING:
-                    self._connection.execute(f"PRAGMA {setting}")
+                self._connection = connect(watch.path, "mode=rw", *_WRITING)
         except BaseException:
             self._anchor.close()
             raise
@@ -224,6 +161,10 @@ class Writer:
                 self._begin("FULL" if durable else "NORMAL")
                 if not self.watch.holds():
                     raise Moved(self.watch.path)
+                for name, repository, digest in rows.forgotten:
+                    keys = {"name": name, "repository": repository, "digest": digest}
+                    self._connection.execute(FORGET_SEEN, keys)
+                    self._connection.execute(FORGET_REFERENCE, {"name": name})
                 for sql, values in zip(INSERTS, rows.columns(), strict=True):
                     self._connection.executemany(sql, values)
                 self._read_back(rows)
@@ -308,9 +249,8 @@ def open_reader(watch: Watch) -> Reader:
 
 def build(path: str) -> None:
     """Make an empty index of the newest format in the empty file ``path``. Raises StoreError."""
-    with reported(path), contextlib.closing(connect(path, "mode=rw")) as connection:
-        for setting in ("page_size=4096", "journal_mode=OFF", "synchronous=OFF"):
-            connection.execute(f"PRAGMA {setting}")
+    settings = ("page_size=4096", "journal_mode=OFF", "synchronous=OFF")
+    with reported(path), contextlib.closing(connect(path, "mode=rw", *settings)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         _upgrade(connection, 0)
         connection.execute("COMMIT")
@@ -341,7 +281,7 @@ def _open(watch: Watch, mode: str, path: str = "") -> sqlite3.Connection:
     if not watch.is_regular:
         raise Damaged(f"{watch.path} isn't a regular file")
     with reported(watch.path):
-        connection = connect(path or watch.path, mode)
+        connection = connect(path or watch.path, mode, patience=_LOOK_UP_PATIENCE)
         try:
             _check(connection, watch.path, mode)
             if not watch.holds():
@@ -378,7 +318,7 @@ def _open_frozen(watch: Watch) -> Reader:
     import shutil
     import tempfile
 
-    with translated(tempfile.gettempdir(), "copy the index to"):
+    with translated(watch.path, "copy"):
         scratch = tempfile.mkdtemp(prefix="lading-")
         try:
             copy = os.path.join(scratch, "index.db")
@@ -388,33 +328,3 @@ def _open_frozen(watch: Watch) -> Reader:
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-
-
-def _failure(error: Exception, path: str) -> Damaged | Moved | StoreError:
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None:
-        # Text that isn't UTF-8 has no code; anything else without one is a mistake of ours.
-        is_text = isinstance(error, sqlite3.OperationalError | UnicodeDecodeError)
-        return Damaged(f"{path} is damaged: {error}") if is_text else StoreError(f"{path}: {error}")
-    primary = code & 0xFF
-    if code == sqlite3.SQLITE_READONLY_DBMOVED:
-        return Moved(path)
-    if code in _DAMAGED or primary in _DAMAGED:
-        return Damaged(f"{path} is damaged: {error}")
-    message = f"the store can't use its index {path}: {error}"
-    if primary == sqlite3.SQLITE_FULL or (primary in _PERHAPS_FULL and _is_full(path)):
-        return OutOfSpace(message, hint=f"free some space, or {ELSEWHERE}")
-    if primary in _REFUSED or (primary == sqlite3.SQLITE_CANTOPEN and not os.access(path, os.W_OK)):
-        return StoreReadOnly(message, hint=ELSEWHERE)
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreError(message, hint="another process holds on to it: see which one, for example with lsof")
-    return StoreError(message)
-
-
-def _is_full(path: str) -> bool:
-    """Tell whether a disk error at ``path`` means that nothing fits any more: SQLite doesn't always say so."""
-    try:
-        status = os.statvfs(os.path.dirname(path))
-    except (OSError, AttributeError):
-        return False
-    return status.f_bavail * status.f_frsize < _SHARED_MEMORY or (status.f_files > 0 and status.f_favail == 0)

@@ -17,7 +17,9 @@ from lading.errors import InvalidDigest
 from lading.oci.digest import Digest
 from lading.store.blobs import Blobs
 from lading.store.disk import copy_file, translated, unique
-from lading.store.index import ERRORS, INSERTS, build, connect, reported
+from lading.store.index import build, connect
+from lading.store.index_errors import ERRORS, reported
+from lading.store.index_schema import INSERTS
 from lading.store.rows import REFERENCE, SEEN, record
 
 Row = tuple[Any, ...]
@@ -93,8 +95,7 @@ def _fill(target: str, copy: str, blobs: Blobs) -> int:
         _link,
         lambda row: _stamped(REFERENCE, row),
     )
-    with reported(target), contextlib.closing(connect(target, "mode=rw")) as connection:
-        connection.execute("PRAGMA synchronous=OFF")
+    with reported(target), contextlib.closing(connect(target, "mode=rw", "synchronous=OFF")) as connection:
         connection.execute("BEGIN IMMEDIATE")
         for (table, columns), insert, check in zip(_COLUMNS.items(), INSERTS, checks, strict=True):
             # A damaged table may hold a row twice, as it was at two times.

@@ -19,7 +19,8 @@ from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.store.blobs import Blobs
 from lading.store.generations import Generations, Identity, Watch, identity
-from lading.store.index import Damaged, Moved, Older, Reader, Writer, build, migrate, open_reader
+from lading.store.index import Reader, Writer, build, migrate, open_reader
+from lading.store.index_errors import Damaged, Moved, Older
 from lading.store.ingest import LocalIngest
 from lading.store.rows import Rows
 from lading.store.store import ABSENT, INLINE_LIMIT, Absent, Changes, Corrupt, Ingest, Intact, Record
@@ -90,9 +91,23 @@ class LocalStore:
         found = self._look_up(lambda reader: reader.repositories(registry, str(digest)))
         return found if isinstance(found, list) else []
 
+    def references(self) -> list[tuple[Reference, Record]]:
+        """Give every reference and what it stands for, in the order of their names.
+
+        Raises:
+            StoreCorrupted: the index is damaged; the next commit repairs it.
+        """
+        found = self._look_up(lambda reader: reader.references())
+        if isinstance(found, Corrupt):
+            raise StoreCorrupted(
+                f"the store {self.path} is damaged: {found.reason}", hint="the next pull repairs what can be repaired"
+            )
+        return [] if isinstance(found, Absent) else [(Reference.parse(name), record) for name, record in found]
+
     def _look_up(self, query: Callable[[Reader], T | None]) -> T | Absent | Corrupt:
-        self._check_usable()
+        self._check_process()
         with self._reading:
+            self._check_open()
             try:
                 reader = self._reader
                 if reader is None or not reader.watch.holds():
@@ -142,6 +157,8 @@ class LocalStore:
         import anyio.to_thread
 
         self._check_usable()
+        if changes.is_empty:
+            return
         ticket = _Ticket(changes)
         with self._queue:
             self._pending.append(ticket)
@@ -183,7 +200,7 @@ class LocalStore:
     def _prepare(self, ticket: _Ticket) -> bool:
         """Do what concerns one ticket alone, so that its failure is its own."""
         try:
-            self._check_usable()
+            self._check_open()
             for digest, content in ticket.changes.content:
                 if len(content) > INLINE_LIMIT:
                     self._blobs.put(digest, content)
@@ -277,7 +294,11 @@ class LocalStore:
 
     def _migrate(self) -> None:
         with self._generations.locked(alone=True):
-            migrate(self._generations.path(self._generations.current()))
+            path = self._generations.path(self._generations.current())
+            try:
+                migrate(path)
+            except Damaged as damage:
+                raise StoreCorrupted(f"{path} can't be brought up to date: {damage}", hint=_BAD_DISK) from damage
 
     # The end
 
@@ -299,8 +320,9 @@ class LocalStore:
 
     async def aclose(self) -> None:
         """Let go of everything; the store is then cleanly closed on disk. May be called again."""
+        self._check_process()
         self._closed = True
-        if self._reader is None and self._writer is None and not self._pending:
+        if self._reader is None and self._writer is None and not self._writing.locked():
             return
         import anyio.to_thread
 
@@ -313,6 +335,9 @@ class LocalStore:
 
     def _check_usable(self) -> None:
         self._check_process()
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise StoreError(f"the store {self.path} is closed")
 

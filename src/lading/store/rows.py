@@ -27,6 +27,9 @@ Content = tuple[str, int, bytes | None]
 Link = tuple[str, str]
 """The digests of parent and child."""
 
+Forgotten = tuple[str, str, str | None]
+"""Reference, repository, and the digest if the reference is pinned to one."""
+
 
 Row = Stamped | Content | Link
 
@@ -39,6 +42,7 @@ class Rows:
     seen: list[Stamped] = field(default_factory=list)
     content: list[Content] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
+    forgotten: list[Forgotten] = field(default_factory=list)
 
     @classmethod
     def of(cls, changes: Changes) -> Rows:
@@ -60,6 +64,7 @@ class Rows:
                 ]
                 + [(str(blob.digest), blob.size, None) for blob in changes.blobs],
                 [(str(parent), str(child)) for parent, child in changes.links],
+                [(str(name), name.name, str(name.digest) if name.digest else None) for name in changes.forgotten],
             )
         except UnicodeEncodeError as error:
             raise StoreError(f"{error.object!r} can't be stored: it isn't Unicode text") from error
@@ -77,6 +82,7 @@ class Rows:
             every.seen.extend(rows.seen)
             every.content.extend(rows.content)
             every.links.extend(rows.links)
+            every.forgotten.extend(rows.forgotten)
         return every
 
 

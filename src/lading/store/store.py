@@ -72,8 +72,11 @@ class Changes:
 
     ``content`` are whole pieces with their digests, which the caller has verified; ``blobs`` are descriptors of
     finished ingests; ``seen`` says in which repositories; ``references`` says what a reference resolves to; ``links``
-    are (parent, child) pairs: the child is needed as long as the parent is. ``validated`` stamps ``seen`` and
-    ``references``, in seconds since the epoch. A commit that isn't ``durable`` may be lost in a power cut, whole.
+    are (parent, child) pairs: the child is needed as long as the parent is. ``forgotten`` references are known no more,
+    nor is what they stood for, unless another reference of the same repository stands for it too.
+
+    ``validated`` stamps ``seen`` and ``references``, in seconds since the epoch. A commit that isn't ``durable`` may be
+    lost in a power cut, whole.
     """
 
     validated: float
@@ -82,7 +85,13 @@ class Changes:
     seen: tuple[Seen, ...] = ()
     references: tuple[tuple[Reference, Digest, str], ...] = ()
     links: tuple[tuple[Digest, Digest], ...] = ()
+    forgotten: tuple[Reference, ...] = ()
     durable: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to make true."""
+        return not (self.content or self.blobs or self.seen or self.references or self.links or self.forgotten)
 
 
 class Ingest(Protocol):
@@ -121,6 +130,14 @@ class Store(Protocol):
 
     def repositories(self, registry: str, digest: Digest) -> list[str]:
         """Give the repositories of ``registry`` that ``digest`` was seen in (``acme/triage``), in stable order."""
+        ...
+
+    def references(self) -> list[tuple[Reference, Record]]:
+        """Give every reference and what it stands for, in the order of their names.
+
+        Raises:
+            StoreCorrupted: the store is damaged; the next commit repairs it.
+        """
         ...
 
     def ingest(self, descriptor: Descriptor) -> Ingest:
@@ -170,6 +187,9 @@ class MemoryStore:
             if seen == digest and name.startswith(prefix)
         )
 
+    def references(self) -> list[tuple[Reference, Record]]:
+        return [(Reference.parse(name), record) for name, record in sorted(self._references.items())]
+
     def ingest(self, descriptor: Descriptor) -> Ingest:
         return _MemoryIngest(descriptor, self._finished)
 
@@ -181,11 +201,20 @@ class MemoryStore:
         for blob in changes.blobs:
             if blob.digest in self._finished:
                 self._content[blob.digest] = self._finished.pop(blob.digest)
+        for reference in changes.forgotten:
+            self._forget(reference)
         for seen in changes.seen:
             record = Record(seen.digest, seen.media_type, changes.validated)
             self._seen[seen.name, seen.digest] = record
         for reference, digest, media_type in changes.references:
             self._references[str(reference)] = Record(digest, media_type, changes.validated)
+
+    def _forget(self, reference: Reference) -> None:
+        record = self._references.pop(str(reference), None)
+        digest = reference.digest or (record.digest if record else None)
+        others = ((Reference.parse(name), record) for name, record in self._references.items())
+        if digest and not any(other.name == reference.name and record.digest == digest for other, record in others):
+            self._seen.pop((reference.name, digest), None)
 
     async def aclose(self) -> None:
         pass

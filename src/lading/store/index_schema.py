@@ -1,0 +1,56 @@
+"""The tables of the index, and the statements over them: SQL as text, nothing is executed here."""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x6C61646E
+"""In the header of every index of lading (SQLite, PRAGMA application_id)."""
+
+# Each step makes the format of its position from the one before; the first makes format 1 from nothing.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        # Rows have a rowid, by which they can be salvaged one by one.
+        "CREATE TABLE reference(name TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, media_type TEXT NOT NULL,"
+        " validated REAL NOT NULL, checksum TEXT NOT NULL)",
+        # Digest first: one index answers both whether and where a digest was seen.
+        "CREATE TABLE seen(repository TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,"
+        " validated REAL NOT NULL, checksum TEXT NOT NULL, UNIQUE(digest, repository))",
+        "CREATE TABLE content(digest TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, data BLOB)",
+        "CREATE TABLE link(parent TEXT NOT NULL, child TEXT NOT NULL, UNIQUE(parent, child))",
+    ),
+)
+
+REFERENCE_BY_NAME = "SELECT digest, media_type, validated, checksum FROM reference WHERE name = ?"
+SEEN_BY_DIGEST = "SELECT digest, media_type, validated, checksum FROM seen WHERE digest = ? AND repository = ?"
+SEEN_CONTENT = (
+    "SELECT seen.digest, seen.media_type, seen.validated, seen.checksum, content.size, content.data"
+    " FROM seen LEFT JOIN content ON content.digest = seen.digest WHERE seen.digest = ? AND seen.repository = ?"
+)
+REPOSITORIES = (
+    "SELECT repository, digest, media_type, validated, checksum FROM seen"
+    " WHERE digest = ? AND substr(repository, 1, ?) = ? ORDER BY repository"
+)
+
+REFERENCES = "SELECT name, digest, media_type, validated, checksum FROM reference ORDER BY name"
+
+# With what a reference stood for goes that it was seen, unless another reference of the repository stands for it.
+FORGET_SEEN = (
+    "DELETE FROM seen WHERE repository = :repository"
+    " AND digest = coalesce(:digest, (SELECT digest FROM reference WHERE name = :name))"
+    " AND NOT EXISTS (SELECT 1 FROM reference WHERE reference.digest = seen.digest AND name <> :name"
+    " AND substr(name, 1, length(:repository) + 1) IN (:repository || ':', :repository || '@'))"
+)
+FORGET_REFERENCE = "DELETE FROM reference WHERE name = :name"
+
+# What is already there in the same way isn't written again, what is there damaged is replaced.
+INSERTS = (
+    "INSERT INTO content(digest, size, data) VALUES (?, ?, ?) ON CONFLICT(digest) DO UPDATE"
+    " SET size = excluded.size, data = excluded.data"
+    " WHERE size IS NOT excluded.size OR data IS NOT excluded.data",
+    "INSERT INTO seen(repository, digest, media_type, validated, checksum) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT(digest, repository) DO UPDATE"
+    " SET media_type = excluded.media_type, validated = excluded.validated, checksum = excluded.checksum",
+    "INSERT INTO link(parent, child) VALUES (?, ?) ON CONFLICT DO NOTHING",
+    "INSERT INTO reference(name, digest, media_type, validated, checksum) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT(name) DO UPDATE SET digest = excluded.digest, media_type = excluded.media_type,"
+    " validated = excluded.validated, checksum = excluded.checksum",
+)
