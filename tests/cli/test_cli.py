@@ -8,53 +8,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
 from aiohttp import web
 from artifacts import publish
+from shell import Shell
 
 from lading.testing import EmbeddedRegistry, RecordedRequest
 
 YAML = b"agents:\n  root:\n    model: openai/gpt-4o\n"
-
-
-@dataclass
-class Finished:
-    status: int
-    out: bytes
-    err: str
-
-
-class Shell:
-    """Runs ``lading`` in a process of its own, in an empty directory with an empty HOME."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory / "work"
-        self.home = directory / "home"
-        self.directory.mkdir()
-        self.home.mkdir()
-        self.env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.home),
-            "LADING_HOME": str(directory / "store"),
-            "PYTHONWARNINGS": "error",
-            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-        }
-
-    async def __call__(self, *arguments: str, stdin: bytes = b"") -> Finished:
-        done = await anyio.run_process(
-            [sys.executable, "-m", "lading", *arguments], input=stdin, check=False, cwd=self.directory, env=self.env
-        )
-        return Finished(done.returncode, done.stdout, done.stderr.decode())
-
-
-@pytest.fixture
-def lading(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
 
 
 async def test_push_pull_cat_resolve(registry: EmbeddedRegistry, lading: Shell) -> None:

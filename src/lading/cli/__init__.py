@@ -1,39 +1,74 @@
 """The command line: a thin layer over the client.
 
 Results go to standard output, messages and progress to standard error. Exit status: 0 done, 1 failed, 2 wrong usage,
-130 interrupted. What ``lading cat`` needs for a cached agent is all that this package imports at first; each verb's
-module is imported when it is used.
+130 interrupted, 143 terminated, 141 when whoever reads the output has gone. What ``lading cat`` needs for a cached
+agent is all that this package imports at first; each verb's module is imported when it is used.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
+# What shells report of a process that a signal ended: 128 + its number.
 INTERRUPTED = 130
-"""128 + SIGINT, what shells report."""
+BROKEN_PIPE = 141
+TERMINATED = 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit status; ``arguments`` default to the process's own."""
+    terminated = False
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        # The way out is the same as for Ctrl-C: tasks are cancelled, files are removed, the store is closed.
+        nonlocal terminated
+        terminated = True
+        signal.raise_signal(signal.SIGINT)
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("lading: terminated" if terminated else "lading: interrupted", file=sys.stderr)
+        return TERMINATED if terminated else INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads on: also not what the interpreter would flush at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        print(f"lading: error: can't write the output: {error.strerror or error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     import click
 
     from lading.cli.commands import lading
     from lading.cli.render import render_error
     from lading.errors import LadingError
 
+    given = None if arguments is None else list(arguments)
     try:
-        status = lading.main(
-            args=None if arguments is None else list(arguments), prog_name="lading", standalone_mode=False
-        )
+        status = lading.main(args=given, prog_name="lading", standalone_mode=False)
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
+    except click.Abort as abort:
+        raise KeyboardInterrupt from abort
+    except SystemExit as leaving:
+        # What click makes of a broken pipe, and of nothing else, when it isn't in charge of the process.
+        raise BrokenPipeError from leaving
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        print("lading: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except LadingError as error:
         render_error(error)
         return 1

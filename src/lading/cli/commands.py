@@ -12,7 +12,14 @@ _VERBS = {
     "pull": ("lading.cli.agents", "Refresh an agent from its registry and write it to a file."),
     "cat": ("lading.cli.agents", "Print an agent, from the cache where that is right."),
     "push": ("lading.cli.publish", "Publish an agent."),
+    "inspect": ("lading.cli.shelf", "Show what an agent is, and what is known of its artifact."),
+    "ls": ("lading.cli.shelf", "List the agents in the store."),
+    "rm": ("lading.cli.shelf", "Remove agents from the store."),
     "resolve": ("lading.cli.registries", "Print the digest that a reference stands for now."),
+    "tags": ("lading.cli.registries", "List the tags of a repository."),
+    "delete": ("lading.cli.registries", "Delete a tag or a manifest from its registry."),
+    "serve": ("lading.cli.serve", "Run a registry, to share agents or to try things out."),
+    "demo": ("lading.cli.demo", "Show what lading does, on this machine, without any network."),
 }
 """Each verb's module, where it is the command of the same name, and its summary."""
 

@@ -34,9 +34,19 @@ def reference_argument(command: F) -> F:
     return click.argument("reference", metavar="REF", callback=to_reference)(command)
 
 
+def to_references(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[Reference, ...]:
+    """Read several arguments as references."""
+    return tuple(to_reference(ctx, param, value) for value in values)
+
+
+def json_option(command: F) -> F:
+    """Add ``--json``, as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
 def common_options(command: F) -> F:
     """Add ``--offline`` and ``--json``, as ``offline`` and ``as_json``."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+    command = json_option(command)
     return click.option("--offline", is_flag=True, help="Use no network; answer from the store alone.")(command)
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from lading.errors import LadingError
+from lading.redact import printable
 
 
 def render_error(error: LadingError) -> None:
     """Write what failed, and what the user can do, to standard error."""
-    print(f"lading: error: {error.message}", file=sys.stderr)
+    say(f"lading: error: {error.message}")
     if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
+        say(f"  hint: {error.hint}")
 
 
 def say(message: str) -> None:
@@ -24,3 +25,31 @@ def say(message: str) -> None:
 def print_json(result: Mapping[str, object]) -> None:
     """Write one result as a line of JSON to standard output."""
     print(json.dumps(result))
+
+
+def print_columns(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table to standard output: as wide as it has to be, so that it can be cut and searched."""
+    lines = [titles, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_fields(title: str, fields: Iterable[tuple[str, object]]) -> None:
+    """Write fields under a title to standard output, each on a line of its own."""
+    lines = [(printable(name), printable(str(value)).strip()) for name, value in fields if value is not None]
+    width = max((len(name) for name, _ in lines), default=0)
+    print(title)
+    for name, value in lines:
+        print(f"  {name.ljust(width)}  {value}".rstrip())
+
+
+def ago(seconds: float) -> str:
+    """Give an age as people say it."""
+    if seconds < 1:
+        return "just now"
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)):
+        count = int(seconds // length)
+        if count:
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"

@@ -28,7 +28,7 @@ class Located:
     """An agent whose manifest is intact, and whose layer isn't read yet."""
 
     record: Record
-    annotations: Mapping[str, str]
+    manifest: Manifest
     layer: Descriptor
 
     @property
@@ -87,7 +87,7 @@ def locate(store: Store, reference: Reference) -> Located | Absent | Corrupt:
     if not isinstance(manifest, Manifest):
         return manifest
     try:
-        return Located(record, manifest.annotations, accept(manifest))
+        return Located(record, manifest, accept(manifest))
     except NotAnAgent:
         return ABSENT
 
@@ -102,7 +102,7 @@ def load(store: Store, reference: Reference, located: Located) -> Cached | Absen
                 return read
             content = read.content
         record = located.record
-        return Cached(unpack(content), record.digest, record.media_type, record.validated, located.annotations)
+        return Cached(unpack(content), record.digest, record.media_type, record.validated, located.manifest.annotations)
     except (IntegrityError, NotAnAgent) as error:
         return Corrupt(error.message)
 

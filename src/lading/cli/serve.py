@@ -1,0 +1,69 @@
+"""The verb ``serve``: a registry over a directory, for sharing agents and for trying things out."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import click
+
+from lading.cli.render import say
+from lading.errors import LadingError
+
+if TYPE_CHECKING:
+    from lading.testing import EmbeddedRegistry
+
+_RECORDS = 100
+"""Requests that a server which may run for months remembers."""
+
+
+@click.command()
+@click.option("--store", "directory", metavar="DIR", help="Keep the content in DIR; by default it is gone in the end.")
+@click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="0 chooses a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this address.")
+@click.option("--writable", is_flag=True, help="Allow pushes and deletions, by anybody who can connect.")
+def serve(directory: str | None, port: int, host: str, writable: bool) -> None:
+    """Run a registry until it is interrupted.
+
+    It has no users and no TLS: whoever can connect can read, and with --writable write.
+
+    \b
+    Examples:
+      lading serve --writable --store ./registry
+      lading push triage.yaml localhost:5000/acme/triage
+    """
+    import anyio
+
+    anyio.run(_serve, directory, port, host, writable)
+
+
+async def _serve(directory: str | None, port: int, host: str, writable: bool) -> None:
+    import anyio
+
+    registry = _registry(directory, port, host, writable)
+    try:
+        await registry.start()
+    except OSError as error:
+        raise LadingError(
+            f"can't listen on {host}:{port}: {error.strerror or error}", hint="choose another --port or --host"
+        ) from error
+    try:
+        what = f"{directory or 'memory'}, {'writable' if writable else 'read-only'}"
+        print(registry.host, flush=True)
+        say(f"serving {what}; stop with Ctrl-C")
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                break
+    finally:
+        await registry.stop()
+    say("stopped")
+
+
+def _registry(directory: str | None, port: int, host: str, writable: bool) -> EmbeddedRegistry:
+    from lading.testing import DirectoryContent, EmbeddedRegistry
+
+    try:
+        content = None if directory is None else DirectoryContent(directory)
+    except OSError as error:
+        raise LadingError(f"{directory}: {error.strerror or error}", hint="choose another --store") from error
+    return EmbeddedRegistry(port, host, content=content, writable=writable, records=_RECORDS)

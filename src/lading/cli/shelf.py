@@ -1,0 +1,193 @@
+"""The verbs about the local store: ``ls``, ``inspect`` and ``rm``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from lading.cli.options import common_options, json_option, reference_argument, run, to_references
+from lading.cli.render import ago, print_columns, print_fields, print_json, say
+from lading.client import Client, default_home
+from lading.errors import InvalidDocument, LadingError
+from lading.oci.digest import Digest
+from lading.oci.reference import Reference
+from lading.pull.lookup import Located, locate
+from lading.store.local import LocalStore
+from lading.store.store import ABSENT, Changes
+
+if TYPE_CHECKING:
+    from lading.agents.agent import Agent
+    from lading.agents.definition import Document, Toolset
+
+
+@click.command("ls")
+@json_option
+def ls(as_json: bool) -> None:
+    """List the agents in the store.
+
+    \b
+    Example:
+      lading ls
+    """
+    store = LocalStore(default_home())
+    try:
+        known = store.references()
+    finally:
+        store.close()
+    if as_json:
+        for reference, record in known:
+            print_json({"reference": str(reference), "digest": str(record.digest), "validated": record.validated})
+        return
+    if not known:
+        say(f"nothing in {store.path}")
+        return
+    now = time.time()
+    rows = [
+        (_without_digest(reference), _short(record.digest), ago(now - record.validated)) for reference, record in known
+    ]
+    print_columns(("REFERENCE", "DIGEST", "CONFIRMED"), rows)
+
+
+@click.command()
+@reference_argument
+@common_options
+def inspect(reference: Reference, offline: bool, as_json: bool) -> None:
+    """Show what an agent is, and what is known of its artifact.
+
+    It is looked up like `lading cat` does: in the store, and in its registry where that has to be asked.
+
+    \b
+    Examples:
+      lading inspect acme/triage
+      lading inspect --offline ghcr.io/acme/triage:v3 --json
+    """
+    store = LocalStore(default_home())
+    try:
+        client = Client(store, offline=offline)
+        agent = client.cached(reference) or run(client, lambda client: client.pull_agent(reference))
+        located = locate(store, reference.at(Digest.parse(agent.digest)))
+    finally:
+        store.close()
+    artifact = _artifact(agent, located if isinstance(located, Located) else None)
+    try:
+        document = _document(agent.content)
+    except InvalidDocument as error:
+        document = None
+        say(f"lading: warning: {error}")
+    if as_json:
+        print_json({**artifact, "agent": _definition(document) if document else None})
+        return
+    annotations = artifact.pop("annotations")
+    assert isinstance(annotations, dict)
+    artifact["age"] = ago(agent.age)
+    print_fields("artifact", ((key, value) for key, value in artifact.items() if value is not None))
+    if document is not None:
+        print_fields("agent", _summary(document))
+    print_fields("annotations", annotations.items())
+
+
+@click.command("rm")
+@click.argument("references", metavar="REF...", nargs=-1, required=True, callback=to_references)
+@json_option
+def rm(references: tuple[Reference, ...], as_json: bool) -> None:
+    """Remove agents from the store; the registry keeps them.
+
+    \b
+    Example:
+      lading rm acme/triage:v2 acme/triage:v3
+    """
+    import anyio
+
+    store = LocalStore(default_home())
+    removed = anyio.run(_forget, store, references)
+    for reference in removed:
+        if as_json:
+            print_json({"removed": str(reference)})
+        else:
+            print(reference)
+    if missing := [str(reference) for reference in references if reference not in removed]:
+        raise LadingError(f"not in the store {store.path}: {', '.join(missing)}", hint="see `lading ls`")
+
+
+async def _forget(store: LocalStore, references: tuple[Reference, ...]) -> list[Reference]:
+    try:
+        known = [reference for reference in references if store.resolve(reference) != ABSENT]
+        await store.commit(Changes(time.time(), forgotten=tuple(known)))
+        for reference in known:
+            if store.resolve(reference) != ABSENT:
+                raise LadingError(
+                    f"{reference}: a tag in the store stands for it", hint="remove the tag: see `lading ls`"
+                )
+    finally:
+        await store.aclose()
+    return known
+
+
+def _artifact(agent: Agent, located: Located | None) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "reference": str(agent.reference),
+        "digest": agent.digest,
+        "origin": agent.origin,
+        "stale_reason": agent.stale_reason,
+        "age": agent.age,
+        "size": len(agent.content),
+    }
+    if located is not None:
+        fields["packed"] = located.layer.size
+        fields["layer"] = located.layer.media_type
+        fields["embedded"] = located.layer.data is not None
+        fields["manifest"] = len(located.manifest.raw)
+        fields["artifact_type"] = located.manifest.artifact_type or None
+    fields["annotations"] = dict(agent.annotations)
+    return fields
+
+
+def _document(content: bytes) -> Document:
+    from lading.agents.document import parse_document
+
+    return parse_document(content)
+
+
+def _definition(document: Document) -> dict[str, object]:
+    return {
+        "name": document.name,
+        "description": document.description,
+        "models": {name: {"provider": model.provider, "model": model.model} for name, model in document.models.items()},
+        "agents": {
+            name: {
+                "description": agent.description,
+                "model": agent.model,
+                "toolsets": [_tool(toolset) for toolset in agent.toolsets],
+                "sub_agents": [*agent.sub_agents, *agent.handoffs, *agent.force_handoff],
+            }
+            for name, agent in document.agents.items()
+        },
+        "references": [reference.text for reference in document.references],
+    }
+
+
+def _summary(document: Document) -> Iterator[tuple[str, object]]:
+    yield "description", document.description
+    for name, model in document.models.items():
+        yield "model", f"{name}: {model.provider}/{model.model}"
+    for name, agent in document.agents.items():
+        yield "agent", f"{name} ({agent.model})" if agent.model else name
+        for toolset in agent.toolsets:
+            yield "  toolset", _tool(toolset)
+        for other in (*agent.sub_agents, *agent.handoffs, *agent.force_handoff):
+            yield "  hands over to", other
+
+
+def _tool(toolset: Toolset) -> str:
+    return " ".join(part for part in (toolset.type, toolset.ref or toolset.name or toolset.command) if part)
+
+
+def _short(digest: Digest) -> str:
+    return f"{digest.algorithm}:{digest.encoded[:12]}"
+
+
+def _without_digest(reference: Reference) -> str:
+    return f"{reference.name}@…" if reference.is_pinned else str(reference)

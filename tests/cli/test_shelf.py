@@ -1,0 +1,120 @@
+"""``ls``, ``inspect`` and ``rm``: the store at the shell."""
+
+from __future__ import annotations
+
+import json
+
+from artifacts import ANNOTATED, publish
+from shell import Shell
+
+from lading.testing import EmbeddedRegistry
+
+YAML = b"""\
+agents:
+  root:
+    model: fast
+    description: Sorts bug reports
+    toolsets:
+      - type: filesystem
+      - type: mcp
+        ref: docker:duckduckgo
+    sub_agents: [acme/writer]
+models:
+  fast:
+    provider: openai
+    model: gpt-4o
+"""
+
+
+async def test_ls_lists_what_was_pulled(registry: EmbeddedRegistry, lading: Shell) -> None:
+    empty = await lading("ls")
+    assert (empty.status, empty.out) == (0, b"")
+    assert "nothing in" in empty.err
+    digest = publish(registry, YAML)
+    publish(registry, YAML, "acme/other", "v2")
+    await lading("cat", f"{registry.host}/acme/triage:v1")
+    await lading("cat", f"{registry.host}/acme/other:v2")
+    listed = (await lading("ls")).out.decode().splitlines()
+    assert [line.split()[0] for line in listed] == [
+        "REFERENCE",
+        f"{registry.host}/acme/other:v2",
+        f"{registry.host}/acme/triage:v1",
+    ]
+    assert digest[:19] in listed[2]
+    as_json = [json.loads(line) for line in (await lading("ls", "--json")).out.splitlines()]
+    assert as_json[1] == {
+        "reference": f"{registry.host}/acme/triage:v1",
+        "digest": digest,
+        "validated": as_json[1]["validated"],
+    }
+
+
+async def test_inspect_shows_what_the_agent_is(registry: EmbeddedRegistry, lading: Shell) -> None:
+    digest = publish(registry, YAML)
+    shown = await lading("inspect", f"{registry.host}/acme/triage:v1")
+    assert shown.status == 0, shown.err
+    text = shown.out.decode()
+    for expected in (
+        digest,
+        "Sorts bug reports",
+        "openai/gpt-4o",
+        "filesystem",
+        "mcp docker:duckduckgo",
+        "acme/writer",
+    ):
+        assert expected in text
+    assert "io.docker.agent.version" in text
+
+
+async def test_inspect_as_json(registry: EmbeddedRegistry, lading: Shell) -> None:
+    digest = publish(registry, YAML)
+    shown = json.loads((await lading("inspect", "--json", f"{registry.host}/acme/triage:v1")).out)
+    assert (shown["digest"], shown["size"], shown["annotations"]) == (digest, len(YAML), ANNOTATED)
+    assert shown["agent"]["references"] == ["acme/writer"]
+    assert shown["agent"]["agents"]["root"]["toolsets"] == ["filesystem", "mcp docker:duckduckgo"]
+
+
+async def test_inspect_offline(registry: EmbeddedRegistry, lading: Shell) -> None:
+    digest = publish(registry, YAML)
+    await lading("cat", f"{registry.host}/acme/triage:v1")
+    registry.clear_requests()
+    assert (await lading("inspect", "--offline", f"{registry.host}/acme/triage@{digest}")).status == 0
+    assert registry.summary() == []
+
+
+async def test_what_inspect_shows_cant_drive_the_terminal(registry: EmbeddedRegistry, lading: Shell) -> None:
+    hostile = "\x1b]0;pwned\x07\x1b[2J\u202eevil\r\n"
+    content = f"agents:\n  root:\n    description: {json.dumps(hostile)}\n".encode()
+    publish(registry, content, annotations={**ANNOTATED, "title": hostile, hostile: "x"})
+    shown = (await lading("inspect", f"{registry.host}/acme/triage:v1")).out.decode()
+    assert "evil" in shown
+    assert not any(character in shown for character in "\x1b\x07\r\u202e")
+
+
+async def test_inspect_of_what_isnt_yaml_says_so(registry: EmbeddedRegistry, lading: Shell) -> None:
+    publish(registry, b"agents: [unclosed\n")
+    shown = await lading("inspect", f"{registry.host}/acme/triage:v1")
+    assert shown.status == 0
+    assert "sha256:" in shown.out.decode()
+    assert "agent document" in shown.err
+
+
+async def test_rm_forgets(registry: EmbeddedRegistry, lading: Shell) -> None:
+    digest = publish(registry, YAML)
+    ref = f"{registry.host}/acme/triage:v1"
+    await lading("cat", ref)
+    removed = await lading("rm", ref)
+    assert (removed.status, removed.out.decode()) == (0, ref + "\n")
+    assert (await lading("cat", "--offline", ref)).status == 1
+    assert (await lading("cat", "--offline", f"{registry.host}/acme/triage@{digest}")).status == 1
+    again = await lading("rm", ref)
+    assert again.status == 1
+    assert ref in again.err
+
+
+async def test_rm_of_a_digest_that_a_tag_stands_for(registry: EmbeddedRegistry, lading: Shell) -> None:
+    digest = publish(registry, YAML)
+    await lading("cat", f"{registry.host}/acme/triage:v1")
+    refused = await lading("rm", f"{registry.host}/acme/triage@{digest}")
+    assert refused.status == 1
+    assert "tag" in refused.err
