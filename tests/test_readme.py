@@ -20,3 +20,11 @@ def test_the_python_in_the_readme_uses_names_that_exist() -> None:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 owner = {"lading": lading, "client": lading.Client}.get(node.value.id)
                 assert owner is None or hasattr(owner, node.attr), ast.unparse(node)
+
+
+def test_the_commands_in_the_readme_exist() -> None:
+    from lading.cli.commands import lading as command
+
+    verbs = set(re.findall(r"lading ([a-z]+) ", README.read_text().partition("```console")[2].partition("```")[0]))
+    assert verbs
+    assert verbs <= set(command.list_commands(None))  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ class Client:
         credentials: who to be, for which registry; by default what ``docker login`` wrote.
         offline: answer from the store alone; what needs the network raises :class:`~lading.errors.Offline`.
         concurrency: how many blobs above 128 KiB are in flight at once.
-        events: called with each event, synchronously.
+        events: called with each of :data:`lading.events.Event`, on the event loop; must return at once.
         user_agent: sent with each request.
     """
 
@@ -77,6 +77,7 @@ class Client:
             InvalidReference: ``ref`` isn't a reference.
             StoreError: the store can't be opened.
         """
+        self._check_open()
         return cached(self._store, _reference(ref), max_age=_seconds("max_age", max_age), now=time.time())
 
     async def pull_agent(
@@ -106,6 +107,7 @@ class Client:
             RegistryError, TransportError: the registry failed, and no cached copy may stand in.
             IntegrityError, InvalidManifest, ProtocolError: the registry answered with something else.
             StoreCorrupted: the store loses what it is given, also when given it again.
+            StoreError: the store can't be read.
             Offline: the client is offline and the store doesn't have it.
         """
         if fallback not in FALLBACKS:
@@ -141,8 +143,12 @@ class Client:
         """
         reference = _reference(ref)
         content, file_name = await _read_source(source, reference)
-        pusher = self._online(f"push {reference}").pusher
-        return await pusher.push(content, reference, file_name=file_name, annotations=annotations, inline=inline)
+        network = self._online(f"push {reference}")
+        pushed = await network.pusher.push(
+            content, reference, file_name=file_name, annotations=annotations, inline=inline
+        )
+        network.agents.outdate(reference)
+        return pushed
 
     async def resolve(self, ref: str | Reference) -> Descriptor:
         """Ask the registry what ``ref`` stands for now: a HEAD, and a GET where that doesn't say.
@@ -196,8 +202,7 @@ class Client:
 
     def _open(self) -> Network:
         """Give the rooms that need an event loop, and open them at first."""
-        if self._closed:
-            raise LadingError("the client is closed", hint="use it inside its `async with`")
+        self._check_open()
         if self._network is None:
             from lading.network import Network
 
@@ -211,6 +216,10 @@ class Client:
             )
         self._network.check_loop()
         return self._network
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LadingError("the client is closed", hint="use it inside its `async with`")
 
     def _online(self, what: str) -> Network:
         if self._offline:
@@ -242,6 +251,8 @@ def default_home() -> str:
 
 def _open_store(store: Store | os.PathLike[str] | str | None) -> Store:
     if store is not None and not isinstance(store, str | os.PathLike):
+        if not hasattr(store, "resolve"):
+            raise TypeError(f"store must be a Store or a directory, not {type(store).__name__}")
         return store
     from lading.store.local import LocalStore
 
@@ -268,5 +279,6 @@ async def _read_source(source: bytes | str | os.PathLike[str], reference: Refere
     try:
         async with aiofiles.open(path, "rb") as file:
             return await file.read(), os.path.basename(path)
-    except OSError as error:
-        raise InvalidDocument(f"{path}: {error.strerror or error}", hint="is the path right?") from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise InvalidDocument(f"{path}: {why}", hint="is the path right?") from error

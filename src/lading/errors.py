@@ -24,7 +24,9 @@ URLs lose their user information and query, when the error is constructed: no er
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Self
 
 from lading.redact import printable, redact, redact_url
 
@@ -46,6 +48,12 @@ class LadingError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def again(self) -> Self:
+        """Give the same error to raise in one more task: what is added to one isn't added to the other."""
+        twin = copy.copy(self)
+        twin.__cause__ = self
+        return twin
 
 
 class InvalidReference(LadingError, ValueError):

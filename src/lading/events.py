@@ -21,7 +21,7 @@ class RequestSent:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """An agent was given out. ``origin`` and ``seconds`` tell where from and how long it took."""
+    """``pull_agent`` gave an agent out. ``origin`` and ``seconds`` tell where from and how long it took."""
 
     reference: str
     digest: str
@@ -33,6 +33,18 @@ Event = RequestSent | Pulled
 
 
 class Listener(Protocol):
-    """Called with each event, on the event loop, synchronously: it must return at once and not raise."""
+    """Called with each event, on the event loop, synchronously: it must return at once. What it raises is logged."""
 
     def __call__(self, event: Event, /) -> None: ...
+
+
+def tell(listener: Listener | None, event: Event) -> None:
+    """Tell ``listener`` of ``event``, if there is one. A listener that fails doesn't fail what it listens to."""
+    if listener is None:
+        return
+    try:
+        listener(event)
+    except Exception:
+        import logging
+
+        logging.getLogger("lading").exception("the listener failed at %r", event)

@@ -22,12 +22,13 @@ T = TypeVar("T")
 class _Flight:
     """One operation under way, and who waits for it."""
 
-    __slots__ = ("done", "error", "result", "scope", "waiters")
+    __slots__ = ("done", "error", "is_shared", "result", "scope", "waiters")
 
     def __init__(self) -> None:
         self.done = anyio.Event()
         self.scope = anyio.CancelScope()
         self.waiters = 0
+        self.is_shared = False
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -62,6 +63,7 @@ class Flights:
             flight = self._flights[key] = _Flight()
             self._group.start_soon(self._fly, key, flight, operation)
         flight.waiters += 1
+        flight.is_shared = flight.is_shared or flight.waiters > 1
         try:
             await flight.done.wait()
         finally:
@@ -71,8 +73,14 @@ class Flights:
                 self._forget(key, flight)
                 flight.scope.cancel()
         if flight.error is not None:
+            if flight.is_shared and isinstance(flight.error, LadingError):
+                raise flight.error.again()
             raise flight.error
         return cast(T, flight.result)
+
+    def outdate(self, key: Hashable) -> None:
+        """Let whoever comes next start anew, instead of joining an operation whose result is known to be outdated."""
+        self._flights.pop(key, None)
 
     def check_loop(self) -> None:
         """Raise LadingError when called on another event loop than the one that this belongs to."""

@@ -68,6 +68,25 @@ async def test_pull_replaces_the_file_and_keeps_its_mode(registry: EmbeddedRegis
     assert target.stat().st_mode & 0o777 == 0o640
 
 
+async def test_pull_writes_to_what_isnt_a_regular_file(registry: EmbeddedRegistry, lading: Shell) -> None:
+    publish(registry, YAML)
+    ref = f"{registry.host}/acme/triage:v1"
+    pipe = lading.directory / "pipe"
+    os.mkfifo(pipe)
+    async with await lading.start("pull", ref, "-o", "pipe") as process:
+        assert await anyio.to_thread.run_sync(pipe.read_bytes) == YAML
+        assert await process.wait() == 0
+    assert pipe.is_fifo()
+
+
+async def test_pull_follows_a_link(registry: EmbeddedRegistry, lading: Shell) -> None:
+    publish(registry, YAML)
+    (lading.directory / "link.yaml").symlink_to("agent.yaml")
+    await lading("pull", f"{registry.host}/acme/triage:v1", "-o", "link.yaml")
+    assert (lading.directory / "link.yaml").is_symlink()
+    assert (lading.directory / "agent.yaml").read_bytes() == YAML
+
+
 @pytest.mark.parametrize("status", [404, 401, 500])
 async def test_a_strict_pull_that_fails_leaves_the_file_alone(
     registry: EmbeddedRegistry, lading: Shell, status: int
@@ -137,6 +156,8 @@ async def test_json(registry: EmbeddedRegistry, lading: Shell) -> None:
         ["push", "triage.yaml"],
         ["push", "triage.yaml", "acme/triage", "--annotation", "x"],
         ["resolve", "a b"],
+        ["pull", "acme/triage", "-o", ""],
+        ["pull", "acme/triage", "-o", "-", "--json"],
     ],
 )
 async def test_wrong_usage(lading: Shell, arguments: list[str]) -> None:
@@ -174,6 +195,27 @@ async def test_not_an_agent(registry: EmbeddedRegistry, lading: Shell) -> None:
         assert refused.status == 1
         assert "not an agent" in refused.err
         assert "lading fetch" in refused.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["cat {ref} >&-", "cat {ref} >/dev/full", "resolve {ref} >/dev/full", "push - {ref} <&-", "resolve {ref} >&-"],
+)
+async def test_streams_that_are_closed_or_full(registry: EmbeddedRegistry, lading: Shell, command: str) -> None:
+    publish(registry, YAML)
+    script = f"{sys.executable} -m lading " + command.format(ref=f"{registry.host}/acme/triage:v1")
+    done = await anyio.run_process(["bash", "-c", script], check=False, cwd=lading.directory, env=lading.env)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"lading: error: ")
+    assert b"Traceback" not in done.stderr
+
+
+async def test_a_directory_that_is_gone(registry: EmbeddedRegistry, lading: Shell) -> None:
+    publish(registry, YAML)
+    script = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m lading pull {registry.host}/acme/triage:v1"
+    done = await anyio.run_process(["bash", "-c", script], check=False, cwd=lading.directory, env=lading.env)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
 
 
 async def test_help_and_version(lading: Shell) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 from aiohttp import web
-from artifacts import publish
+from artifacts import MANIFEST, publish
 
 from lading import Agent, Client, Store
 from lading.errors import LadingError
@@ -134,6 +134,7 @@ async def test_a_failure_reaches_each_caller(registry: EmbeddedRegistry, client:
     gate.opened.set()
     results = await asyncio.gather(*pulls, return_exceptions=True)
     assert [type(result).__name__ for result in results] == ["NotFound"] * 5
+    assert len({id(result) for result in results}) == 5, "an error of one's own"
     assert registry.summary() == ["GET manifest"]
 
 
@@ -166,6 +167,34 @@ async def test_a_client_may_be_opened_in_one_task_and_closed_in_another(
     client = await asyncio.create_task(Client(store).__aenter__())
     await asyncio.create_task(client.pull_agent(f"{registry.host}/acme/triage:v1"))
     await asyncio.create_task(client.aclose())
+
+
+async def test_a_pull_that_began_before_a_push_doesnt_undo_it(registry: EmbeddedRegistry, client: Client) -> None:
+    ref = f"{registry.host}/acme/triage:v1"
+    await client.push_agent(b"version: 1\n", ref)
+    await client.pull_agent(ref)
+    answered, opened = asyncio.Event(), asyncio.Event()
+
+    async def hold(request: web.Request, record: RecordedRequest) -> web.Response | None:
+        if record.method != "HEAD" or record.kind != "manifest" or answered.is_set():
+            return None
+        digest = (await asyncio.shield(resolved)).digest
+        answered.set()
+        await opened.wait()
+        headers = {"Docker-Content-Digest": str(digest), "Content-Type": MANIFEST, "Content-Length": "100"}
+        return web.Response(headers=headers)
+
+    resolved = asyncio.ensure_future(client.resolve(ref))
+    await resolved
+    registry.intercept = hold
+    early = asyncio.create_task(client.pull_agent(ref))
+    await answered.wait()
+    await client.push_agent(b"version: 2\n", ref)
+    late = asyncio.create_task(client.pull_agent(ref))
+    assert (await late).content == b"version: 2\n"
+    opened.set()
+    assert (await early).content == b"version: 1\n"
+    assert (await client.pull_agent(ref, max_age=3600)).content == b"version: 2\n"
 
 
 async def _all(tasks: list[asyncio.Task[Agent]]) -> list[Agent]:

@@ -196,6 +196,19 @@ async def test_a_copy_that_is_too_old_doesnt_stand_in(registry: EmbeddedRegistry
     assert agent.age > 3600
 
 
+async def test_a_copy_of_unknown_age_stands_in_only_where_any_age_will_do(
+    registry: EmbeddedRegistry, client: Client, store: Store
+) -> None:
+    digest = publish(registry, OLD)
+    reference = Reference.parse(f"{registry.host}/acme/triage:v1")
+    await client.pull_agent(reference)
+    await store.commit(Changes(4e9, references=((reference, Digest.parse(digest), MANIFEST),)))
+    registry.intercept = answer(503)
+    with pytest.raises(RegistryError):
+        await client.pull_agent(reference, max_stale=3600)
+    assert (await client.pull_agent(reference)).origin == "stale"
+
+
 async def test_a_degraded_answer_is_no_validation(registry: EmbeddedRegistry, client: Client, store: Store) -> None:
     digest = publish(registry, OLD)
     reference = Reference.parse(f"{registry.host}/acme/triage:v1")

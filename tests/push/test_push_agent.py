@@ -11,7 +11,15 @@ import pytest
 from artifacts import publish, sha256
 
 from lading import Client, Reference
-from lading.errors import InvalidDocument, InvalidReference, LadingError, NotFound, Offline, StoreReadOnly
+from lading.errors import (
+    ConnectFailed,
+    InvalidDocument,
+    InvalidReference,
+    LadingError,
+    NotFound,
+    Offline,
+    StoreReadOnly,
+)
 from lading.oci.digest import Digest
 from lading.store.store import Changes, MemoryStore
 from lading.testing import EmbeddedRegistry
@@ -197,6 +205,37 @@ async def test_what_isnt_text_is_refused_before_anything_is_sent(
     with pytest.raises(InvalidDocument, match=why):
         await client.push_agent(content, f"{registry.host}/acme/triage:v1")
     assert registry.summary() == []
+
+
+@pytest.mark.parametrize("annotations", [{"a": 1}, {"a": None}, {"a": ["b"]}, {"a": "\ud800"}])
+async def test_what_couldnt_be_pulled_isnt_published(
+    registry: EmbeddedRegistry, client: Client, annotations: dict[str, str]
+) -> None:
+    with pytest.raises(InvalidDocument):
+        await client.push_agent(YAML, f"{registry.host}/acme/triage:v1", annotations=annotations)
+    assert registry.summary() == []
+
+
+async def test_a_pushed_tag_is_cold_again_and_the_old_version_never_stands_in(
+    registry: EmbeddedRegistry, client: Client
+) -> None:
+    ref = f"{registry.host}/acme/triage:v1"
+    await client.push_agent(YAML, ref)
+    await client.pull_agent(ref)
+    await client.push_agent(b"version: 2\n", ref)
+    await registry.stop()
+    with pytest.raises(ConnectFailed):
+        await client.pull_agent(ref)
+    await registry.start()
+    registry.clear_requests()
+    assert (await client.pull_agent(ref)).content == b"version: 2\n"
+    assert registry.summary() == ["GET manifest"]
+
+
+@pytest.mark.parametrize("path", ["no\0where.yaml"])
+async def test_a_path_that_isnt_one_is_refused(registry: EmbeddedRegistry, client: Client, path: str) -> None:
+    with pytest.raises(InvalidDocument):
+        await client.push_agent(path, f"{registry.host}/acme/triage:v1")
 
 
 async def test_a_file_that_isnt_there_is_named(registry: EmbeddedRegistry, client: Client, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ does the work.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -59,7 +58,7 @@ class Shared(Generic[Key, Value]):
             if not turn.users:
                 del self._turns[key]
         if isinstance(turn.outcome, LadingError):
-            raise copy.copy(turn.outcome)
+            raise turn.outcome.again()
         return turn.outcome  # type: ignore[return-value]  # a run has ended, and not with an error
 
 
@@ -67,7 +66,7 @@ async def _run(turn: _Turn[Value], work: Callable[[], Awaitable[Value]]) -> Valu
     try:
         value = await work()
     except LadingError as error:
-        turn.outcome = copy.copy(error)  # without the traceback, which would keep frames alive
+        turn.outcome = error
         turn.runs += 1
         raise
     turn.outcome = value

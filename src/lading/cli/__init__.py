@@ -21,6 +21,9 @@ TERMINATED = 143
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit status; ``arguments`` default to the process's own."""
+    if sys.stdout is None:
+        print("lading: error: standard output is closed", file=sys.stderr)
+        return 1
     terminated = False
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
-        print(f"lading: error: can't write the output: {error.strerror or error}", file=sys.stderr)
+        print(f"lading: error: {error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     finally:

@@ -31,6 +31,10 @@ def pull(ref: str, output: str | None, force: bool, offline: bool, as_json: bool
     """
     from lading.cli.files import default_file_name, write_atomically
 
+    if output == "":
+        raise click.UsageError("-o wants the name of a file")
+    if output == "-" and as_json:
+        raise click.UsageError("--json describes a file that was written, not standard output: leave out one of them")
     path = output or default_file_name(ref)
 
     async def verb(client: Client) -> Agent:

@@ -47,8 +47,8 @@ def demo(as_json: bool) -> None:
     """Show what lading does, on this machine, without any network.
 
     Starts a registry on a loopback address, publishes a few agents to it, and pulls them in every way: cold and
-    cached, with the registry down, from a damaged store, many at once. Every number is measured in this run, and nothing is
-    left behind.
+    cached, with the registry down, from a damaged store, many at once. Every number is measured in this run, and
+    nothing is left behind.
     """
     import logging
 

@@ -9,6 +9,7 @@ import click
 from lading.cli.options import common_options, reference_argument, run
 from lading.cli.render import print_json
 from lading.client import Client
+from lading.errors import LadingError
 from lading.oci.reference import Reference
 
 
@@ -46,6 +47,8 @@ def push(
       lading push triage.yaml acme/triage:v3
       generate-agent | lading push - ghcr.io/acme/triage
     """
+    if source == "-" and sys.stdin is None:
+        raise LadingError("standard input is closed", hint="name a file")
     content = sys.stdin.buffer.read() if source == "-" else source
     pushed = run(
         Client(offline=offline),

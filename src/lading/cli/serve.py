@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,8 @@ async def _serve(directory: str | None, port: int, host: str, writable: bool) ->
 def _registry(directory: str | None, port: int, host: str, writable: bool) -> EmbeddedRegistry:
     from lading.testing import DirectoryContent, EmbeddedRegistry
 
+    if directory is not None and os.path.exists(directory) and not os.path.isdir(directory):
+        raise LadingError(f"{directory}: not a directory", hint="choose another --store")
     try:
         content = None if directory is None else DirectoryContent(directory)
     except OSError as error:

@@ -1,13 +1,12 @@
 """The network itself: the innermost transport, on aiohttp, which nothing outside this room sees.
 
 It follows no redirects, keeps no cookies, decompresses nothing and reads no environment: what is sent and what comes
-back is exactly what the rings above decided. Exceptions are translated here, once.
+back is exactly what the rings above decided. Exceptions are translated once, in ``failures``.
 """
 
 from __future__ import annotations
 
 import io
-import ssl
 import time
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -16,17 +15,9 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
-from lading.errors import (
-    BodyInterrupted,
-    ConnectFailed,
-    LadingError,
-    ProtocolError,
-    ProxyFailed,
-    TimedOut,
-    TlsFailed,
-    TransportError,
-)
-from lading.events import Listener, RequestSent
+from lading.errors import LadingError, ProtocolError
+from lading.events import Listener, RequestSent, tell
+from lading.http.failures import failure
 from lading.http.transport import Headers, Origin, Request
 from lading.redact import redact_url
 
@@ -35,6 +26,9 @@ _CONNECT_TIMEOUT = 30.0
 
 _STALL_TIMEOUT = 60.0
 """Seconds without a byte after which the other side counts as silent."""
+
+_CONNECTIONS = 100
+"""Connections at most; requests beyond that wait for one."""
 
 _READ_BUFFER = 1024 * 1024
 """Bytes of a body that are held before the other side has to wait: fewer, larger reads of large blobs."""
@@ -49,7 +43,7 @@ class AiohttpTransport:
     def __init__(self, *, user_agent: str, events: Listener | None = None) -> None:
         self._events = events
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
             timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT, sock_read=_STALL_TIMEOUT),
             headers={"User-Agent": user_agent, "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -67,10 +61,10 @@ class AiohttpTransport:
             ProtocolError: the URL or the answer isn't allowed.
         """
         Origin.of(request.url)
-        if self._session.closed:
-            raise LadingError("the client is closed", hint="use it inside its `async with`")
+        self._check_open()
         started = time.perf_counter()
         status = 0
+        failed: LadingError | None = None
         try:
             response = await self._session.request(
                 request.method,
@@ -82,11 +76,14 @@ class AiohttpTransport:
             )
             status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise _translate(error, request) from error
+            self._check_open()
+            failed = failure(error, request)
         finally:
-            if self._events is not None:
-                seconds = time.perf_counter() - started
-                self._events(RequestSent(request.method, redact_url(request.url), status, seconds))
+            seconds = time.perf_counter() - started
+            tell(self._events, RequestSent(request.method, redact_url(request.url), status, seconds))
+        if failed is not None:
+            # Not from within `except`: aiohttp's error, whose text may hold a signed URL, would stay its context.
+            raise failed
         result = AiohttpResponse(response, request)
         result.refuse_encoded()
         return result
@@ -94,6 +91,10 @@ class AiohttpTransport:
     async def aclose(self) -> None:
         """Close every connection."""
         await self._session.close()
+
+    def _check_open(self) -> None:
+        if self._session.closed:
+            raise LadingError("the client is closed", hint="use it inside its `async with`") from None
 
 
 class AiohttpResponse:
@@ -156,17 +157,14 @@ class _Chunks:
         return self
 
     async def __anext__(self) -> bytes:
+        failed: LadingError | None = None
+        chunk = b""
         try:
             chunk = await self._content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            translated = _translate(error, self._request)
-            if isinstance(translated, TimedOut | TlsFailed):
-                raise translated from error
-            raise BodyInterrupted(
-                f"{self._request.method} {redact_url(self._request.url)}: the connection was lost in the body",
-                url=self._request.url,
-                hint="try again",
-            ) from error
+            failed = failure(error, self._request, in_body=True)
+        if failed is not None:
+            raise failed
         if not chunk:
             raise StopAsyncIteration
         return chunk
@@ -175,32 +173,3 @@ class _Chunks:
 def _body(content: bytes | None) -> bytes | io.BytesIO | None:
     """Give what is sent: a large body as a file, which is written piece by piece as the other side takes it."""
     return io.BytesIO(content) if content is not None and len(content) > _WRITTEN_AT_ONCE else content
-
-
-def _translate(error: Exception, request: Request) -> LadingError:
-    """Give lading's error for one of aiohttp's."""
-    url = request.url
-    tried = f"{request.method} {redact_url(url)}"
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError | aiohttp.ServerFingerprintMismatch):
-        return TlsFailed(f"{tried}: TLS failed: {error}", url=url, hint="is the registry's certificate trusted here?")
-    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
-        return ProxyFailed(f"{tried}: the proxy failed: {error}", url=url)
-    if isinstance(error, TimeoutError):
-        return TimedOut(f"{tried}: no answer in time", url=url, hint="is the registry up? try again later")
-    if isinstance(error, aiohttp.InvalidURL):
-        return ProtocolError(f"{tried}: not a URL that can be asked")
-    if isinstance(error, aiohttp.ClientResponseError):
-        return ProtocolError(f"{tried}: the answer isn't HTTP: {error.message}")
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return ConnectFailed(
-            f"{tried}: the host {error.host!r} isn't known", url=url, hint="is its name spelled right?"
-        )
-    if isinstance(error, OSError | aiohttp.ServerDisconnectedError | aiohttp.ClientConnectionError):
-        return ConnectFailed(
-            f"{tried}: no connection: {str(error) or type(error).__name__}",
-            url=url,
-            hint="is the registry up?",
-        )
-    if isinstance(error, ValueError):
-        return ProtocolError(f"{tried}: {error}")
-    return TransportError(f"{tried}: {error}", url=url)

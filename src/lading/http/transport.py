@@ -131,6 +131,11 @@ class Response(Protocol):
     ) -> None: ...
 
 
+def is_close_framed(response: Response) -> bool:
+    """Tell whether the body has no length of its own, so that a lost connection looks like its end (RFC 9112, 6.3)."""
+    return response.headers.get("Content-Length") is None and response.headers.get("Transfer-Encoding") is None
+
+
 class Transport(Protocol):
     """Whatever sends requests: the network itself, or a ring around another transport."""
 

@@ -33,6 +33,19 @@ class Digest:
     algorithm: str
     encoded: str
 
+    def __post_init__(self) -> None:
+        pattern = _ENCODED.get(self.algorithm)
+        if pattern is None:
+            raise InvalidDigest(
+                f"digest {str(self)!r}: unsupported algorithm {self.algorithm!r}",
+                hint="sha256 and sha512 are supported",
+            )
+        if pattern.fullmatch(self.encoded) is None:
+            raise InvalidDigest(
+                f"digest {str(self)!r}: not a {self.algorithm} in lower-case hexadecimal",
+                hint=f"a {self.algorithm} has {64 if self.algorithm == 'sha256' else 128} characters of 0-9 and a-f",
+            )
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read ``sha256:<64 hex>`` or ``sha512:<128 hex>``.
@@ -42,20 +55,10 @@ class Digest:
         """
         if not isinstance(text, str):
             raise InvalidDigest(f"a digest is text, not {type(text).__name__}")
-        algorithm, colon, encoded = text.partition(":")
-        pattern = _ENCODED.get(algorithm)
-        if pattern is None:
-            if colon and re.fullmatch("[a-z0-9]+(?:[+._-][a-z0-9]+)*", algorithm):
-                raise InvalidDigest(
-                    f"digest {text!r}: unsupported algorithm {algorithm!r}",
-                    hint="sha256 and sha512 are supported",
-                )
+        algorithm, _, encoded = text.partition(":")
+        # digest ::= algorithm ":" encoded; algorithm ::= component (separator component)*
+        if not encoded or re.fullmatch("[a-z0-9]+(?:[+._-][a-z0-9]+)*", algorithm) is None:
             raise InvalidDigest(f"digest {text!r}: not of the form algorithm:encoded")
-        if pattern.fullmatch(encoded) is None:
-            raise InvalidDigest(
-                f"digest {text!r}: not a {algorithm} in lower-case hexadecimal",
-                hint=f"a {algorithm} has {64 if algorithm == 'sha256' else 128} characters of 0-9 and a-f",
-            )
         return cls(algorithm, encoded)
 
     @classmethod

@@ -56,6 +56,9 @@ class Reference:
     tag: str | None = None
     digest: Digest | None = None
 
+    def __post_init__(self) -> None:
+        _check(self.name, self.registry, self.repository, self.tag)
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a reference as a person writes it: ``acme/triage``, ``ghcr.io/acme/triage:v3``, ``…@sha256:…``.
@@ -74,10 +77,9 @@ class Reference:
         rest, at, digest_text = text.partition("@")
         digest = _parse_digest(text, digest_text) if at else None
         name, tag = _split_tag(rest)
-        if tag is not None and _TAG.fullmatch(tag) is None:
-            _refuse(text, f"{tag!r} isn't a tag", hint="a tag has up to 128 letters, digits, '_', '.' and '-'")
         registry, repository = _split_name(name)
-        _check_name(text, registry, repository)
+        # Before the constructor does, so that the error shows what was written.
+        _check(text, registry, repository, tag)
         return cls(registry, repository, tag, digest)
 
     @property
@@ -134,7 +136,9 @@ def _split_name(name: str) -> tuple[str, str]:
     return registry, repository
 
 
-def _check_name(text: str, registry: str, repository: str) -> None:
+def _check(text: str, registry: str, repository: str, tag: str | None) -> None:
+    if tag is not None and _TAG.fullmatch(tag) is None:
+        _refuse(text, f"{tag!r} isn't a tag", hint="a tag has up to 128 letters, digits, '_', '.' and '-'")
     if _DOMAIN.fullmatch(registry) is None:
         _refuse(text, f"{registry!r} isn't a registry host", hint="a host looks like ghcr.io or localhost:5000")
     if repository.lower() != repository:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import assert_never
 
@@ -24,20 +24,21 @@ from lading.errors import (
     NotAnAgent,
     NotFound,
     Offline,
+    SizeMismatch,
     StoreCorrupted,
     StoreError,
 )
-from lading.events import Listener, Pulled
+from lading.events import Listener, Pulled, tell
 from lading.flight import Flights
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.manifest import Index, Manifest, parse_manifest
 from lading.oci.reference import Reference
 from lading.pull.download import read_blob
-from lading.pull.lookup import Cached, Located, is_quickly_unpacked, load, locate
+from lading.pull.lookup import SMALL, Cached, Large, Located, is_quickly_unpacked, load, locate
 from lading.pull.policy import Fallback, Fetch, Serve, after, before, may_fall_back
 from lading.registry.repository import Repository
-from lading.store.store import Absent, Changes, Corrupt, Seen, Store
+from lading.store.store import Absent, Changes, Corrupt, Record, Seen, Store
 
 _log = logging.getLogger("lading.pull")
 
@@ -50,6 +51,9 @@ class _Taken:
     digest: Digest
     annotations: Mapping[str, str] = field(repr=False)
     changes: Changes = field(repr=False)
+
+    def agent(self, reference: Reference, age: float) -> Agent:
+        return Agent(self.content, str(self.digest), reference, self.annotations, "registry", age)
 
 
 class AgentPuller:
@@ -86,9 +90,7 @@ class AgentPuller:
         """Give the agent that ``reference`` stands for; see :meth:`lading.Client.pull_agent`."""
         started = time.perf_counter()
         agent = await self._pull(reference, force, max_age, max_stale, fallback)
-        if self._events is not None:
-            seconds = time.perf_counter() - started
-            self._events(Pulled(str(reference), agent.digest, agent.origin, seconds))
+        tell(self._events, Pulled(str(reference), agent.digest, agent.origin, time.perf_counter() - started))
         return agent
 
     async def _pull(
@@ -109,13 +111,20 @@ class AgentPuller:
             return entry.agent(reference, step.origin, age=entry.age(now))
         try:
             if self._offline:
-                raise Offline(f"{reference}: network access is switched off", hint="pull it once while online")
+                raise _offline(reference, entry)
             refresh = partial(self._refresh, reference, entry, force)
-            return await self._flights.join(("agent", str(reference), force), refresh)
+            agent = await self._flights.join(_key(reference, force), refresh)
+            # Whoever came first may have written a tag beside the digest.
+            return replace(agent, reference=reference)
         except LadingError as failure:
             if not may_fall_back(failure, fallback):
                 raise
             return self._stand_in(reference, entry, failure, max_stale)
+
+    def outdate(self, reference: Reference) -> None:
+        """Let no pull that begins from now on join one that asked before now: the tag has just been moved."""
+        self._flights.outdate(_key(reference, force=False))
+        self._flights.outdate(_key(reference, force=True))
 
     def _stand_in(
         self,
@@ -136,17 +145,23 @@ class AgentPuller:
                     ) from failure
                 raise failure
             case Cached():
-                age = entry.age(self._clock())
+                now = self._clock()
+                age = entry.age(now)
             case _:
                 assert_never(entry)
-        if max_stale is not None and age > max_stale:
-            _log.warning("%s: the cached copy is %.0f s old, more than %.0f s", reference, age, max_stale)
+        # A stamp from the future is a clock that was set back: nobody knows how old the copy is.
+        if max_stale is not None and not 0 <= now - entry.validated <= max_stale:
+            _log.warning("%s: the cached copy may be older than %.0f s", reference, max_stale)
             raise failure
-        _log.warning("%s: serving a copy that is %.0f s old: %s", reference, age, failure.message)
+        # Who switched the network off knows why.
+        level = logging.INFO if isinstance(failure, Offline) else logging.WARNING
+        _log.log(level, "%s: serving a copy that is %.0f s old: %s", reference, age, failure.message)
         return entry.agent(reference, "stale", age=age, stale_reason=failure.message)
 
     async def _look_up(self, reference: Reference) -> Cached | Absent | Corrupt:
-        located = locate(self._store, reference)
+        located = locate(self._store, reference, small=True)
+        if isinstance(located, Large):
+            located = await anyio.to_thread.run_sync(locate, self._store, reference)
         if not isinstance(located, Located):
             return located
         if located.is_small:
@@ -155,6 +170,7 @@ class AgentPuller:
 
     async def _refresh(self, reference: Reference, entry: Cached | Absent | Corrupt, force: bool) -> Agent:
         """Ask the registry, and keep what it gives. Runs once for all who ask at the same time."""
+        asked = self._clock()
         repository = self._repository(reference)
         cached = entry if isinstance(entry, Cached) and not force else None
         step: Serve | Fetch = Fetch()
@@ -163,28 +179,29 @@ class AgentPuller:
         if isinstance(step, Fetch):
             manifest = await self._manifest(repository, reference, step.digest)
             if cached is None or manifest[0] != cached.digest:
-                return await self._take(repository, reference, *manifest)
+                return await self._take(repository, reference, asked, *manifest)
         assert cached is not None
-        await self._confirm(reference, cached)
-        return cached.agent(reference, "revalidated")
+        await self._confirm(reference, cached, asked)
+        return cached.agent(reference, "revalidated", age=self._since(asked))
 
     async def _take(
-        self, repository: Repository, reference: Reference, digest: Digest, document: Manifest | Index
+        self, repository: Repository, reference: Reference, asked: float, digest: Digest, document: Manifest | Index
     ) -> Agent:
         """Fetch what the manifest names, store it, and see that the store gives it back; repair that once."""
-        taken = await self._fetch(repository, reference, digest, document)
+        taken = await self._fetch(repository, reference, asked, digest, document)
         for is_repair in (False, True):
             if is_repair:
                 _log.warning("%s: the store lost what it was given: pulling once more", reference)
-                taken = await self._fetch(repository, reference, *await self._manifest(repository, reference, None))
-            agent = Agent(taken.content, str(taken.digest), reference, taken.annotations, "registry")
+                asked = self._clock()
+                manifest = await self._manifest(repository, reference, None)
+                taken = await self._fetch(repository, reference, asked, *manifest)
             try:
                 await self._store.commit(taken.changes)
             except StoreError as error:
                 _log.warning("%s: not stored: %s", reference, error)
-                return agent
+                return taken.agent(reference, self._since(asked))
             if await self._is_kept(reference, taken.digest):
-                return agent
+                return taken.agent(reference, self._since(asked))
         raise StoreCorrupted(
             f"{reference}: the store doesn't give back what it was given, twice",
             hint="check the disk, or set LADING_HOME to another directory",
@@ -219,12 +236,14 @@ class AgentPuller:
     ) -> tuple[Digest, Manifest | Index]:
         served = await repository.manifest(selector)
         try:
-            return served.digest, parse_manifest(served.raw, served.media_type)
+            if len(served.raw) <= SMALL:
+                return served.digest, parse_manifest(served.raw, served.media_type)
+            return served.digest, await anyio.to_thread.run_sync(parse_manifest, served.raw, served.media_type)
         except InvalidManifest as error:
             raise InvalidManifest(f"{reference}: {error.message}", hint=error.hint) from error
 
     async def _fetch(
-        self, repository: Repository, reference: Reference, digest: Digest, document: Manifest | Index
+        self, repository: Repository, reference: Reference, asked: float, digest: Digest, document: Manifest | Index
     ) -> _Taken:
         """Get everything that an agent needs: accepted before any blob moves, verified, unpacked."""
         content = [(digest, document.raw)]
@@ -235,6 +254,8 @@ class AgentPuller:
             if isinstance(document, Index):
                 child = choose(document)
                 parent, manifest = await self._get(repository, reference, str(child.digest))
+                if len(manifest.raw) != child.size:
+                    raise SizeMismatch(f"{reference}: {parent}: {len(manifest.raw)} bytes instead of {child.size}")
                 content.append((parent, manifest.raw))
                 seen.append(Seen(reference.name, parent, manifest.media_type))
                 links.append((digest, parent))
@@ -250,7 +271,7 @@ class AgentPuller:
             seen.append(Seen(reference.name, layer.digest, layer.media_type))
             links.append((parent, layer.digest))
         changes = Changes(
-            self._clock(),
+            asked,
             content=tuple(content),
             seen=tuple(seen),
             references=((reference, digest, document.media_type),),
@@ -262,18 +283,36 @@ class AgentPuller:
         key = ("blob", repository.name, str(layer.digest), layer.size)
         return await self._flights.join(key, partial(read_blob, repository, layer, self._large))
 
-    async def _confirm(self, reference: Reference, cached: Cached) -> None:
+    def _since(self, asked: float) -> float:
+        return max(0.0, self._clock() - asked)
+
+    async def _confirm(self, reference: Reference, cached: Cached, asked: float) -> None:
         """Remember that the registry confirmed a cached entry; not worth waiting for the disk, or failing for it."""
         changes = Changes(
-            self._clock(),
+            asked,
             seen=(Seen(reference.name, cached.digest, cached.media_type),),
             references=((reference, cached.digest, cached.media_type),),
             durable=False,
         )
         try:
-            await self._store.commit(changes)
+            known = self._store.resolve(reference)
+            # Unless the tag was moved, or forgotten, while the registry was asked.
+            if isinstance(known, Record) and known.digest == cached.digest:
+                await self._store.commit(changes)
         except StoreError as error:
             _log.debug("%s: the confirmation isn't stored: %s", reference, error)
+
+
+def _key(reference: Reference, force: bool) -> tuple[str, str, bool]:
+    return "agent", str(reference), force
+
+
+def _offline(reference: Reference, entry: Cached | Absent | Corrupt) -> Offline:
+    if isinstance(entry, Cached):
+        hint = "a cached copy is there, but a pull that has to be up to date must ask: see `lading cat --offline`"
+    else:
+        hint = "pull it once while online"
+    return Offline(f"{reference}: network access is switched off", hint=hint)
 
 
 async def _unpacked(reference: Reference, packed: bytes) -> bytes:

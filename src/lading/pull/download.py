@@ -6,7 +6,7 @@ import anyio
 import anyio.to_thread
 
 from lading.errors import BodyInterrupted, SizeMismatch
-from lading.http.transport import Response
+from lading.http.transport import is_close_framed
 from lading.oci.descriptor import Descriptor
 from lading.registry.repository import Repository
 from lading.store.store import INLINE_LIMIT
@@ -38,15 +38,10 @@ async def _read(repository: Repository, descriptor: Descriptor) -> bytes:
                 raise SizeMismatch(
                     f"{repository.name}: blob {descriptor.digest}: more than its {descriptor.size} bytes"
                 )
-        if len(content) < descriptor.size and _ends_with_connection(response):
+        if len(content) < descriptor.size and is_close_framed(response):
             raise BodyInterrupted(
                 f"{repository.name}: blob {descriptor.digest}: {len(content)} of {descriptor.size} bytes came",
                 url=response.url,
                 hint="try again",
             )
     return bytes(content)
-
-
-def _ends_with_connection(response: Response) -> bool:
-    """Tell whether the body had no length of its own, so that a lost connection looks like its end."""
-    return response.headers.get("Content-Length") is None and response.headers.get("Transfer-Encoding") is None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import overload
 
 from lading.agents.agent import Agent, AgentOrigin
 from lading.agents.artifact import accept, choose, is_compressed, unpack
@@ -18,9 +19,11 @@ from lading.oci.reference import Reference
 from lading.pull.policy import Serve, before
 from lading.store.store import ABSENT, Absent, Corrupt, Intact, Record, Store
 
-_SMALL = 128 * 1024
+SMALL = 64 * 1024
+"""Bytes up to which a manifest is parsed, and an agent read, faster than a thread is woken."""
+
 _SMALL_PACKED = 16 * 1024
-"""Bytes up to which an agent is read and unpacked faster than a thread is woken."""
+"""The same for a layer that has to be unpacked: it may grow a thousandfold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Located:
     @property
     def is_small(self) -> bool:
         """Whether reading it on the event loop is cheaper than leaving it; packed layers grow."""
-        return self.layer.size <= _SMALL_PACKED or (self.layer.data is None and self.layer.size <= _SMALL)
+        return self.layer.size <= _SMALL_PACKED or (self.layer.data is None and self.layer.size <= SMALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,11 @@ class Cached:
         return Agent(self.content, str(self.digest), reference, self.annotations, origin, age, stale_reason)
 
 
+@dataclass(frozen=True, slots=True)
+class Large:
+    """A manifest that is large enough to be parsed in a thread."""
+
+
 def cached(store: Store, reference: Reference, *, max_age: float | None, now: float) -> Agent | None:
     """Give the agent if no network is needed: pinned, or confirmed within the last ``max_age`` seconds."""
     located = locate(store, reference)
@@ -70,18 +78,22 @@ def cached(store: Store, reference: Reference, *, max_age: float | None, now: fl
     return entry.agent(reference, step.origin, age=entry.age(now))
 
 
-def locate(store: Store, reference: Reference) -> Located | Absent | Corrupt:
-    """Find what ``reference`` stands for, down to the layer's descriptor."""
+@overload
+def locate(store: Store, reference: Reference) -> Located | Absent | Corrupt: ...
+@overload
+def locate(store: Store, reference: Reference, *, small: bool) -> Located | Absent | Corrupt | Large: ...
+def locate(store: Store, reference: Reference, *, small: bool = False) -> Located | Absent | Corrupt | Large:
+    """Find what ``reference`` stands for, down to the layer's descriptor; if ``small``, unless that takes long."""
     record = store.resolve(reference)
     if not isinstance(record, Record):
         return record
-    manifest = _manifest(store, reference.name, record.digest, record.media_type)
+    manifest = _manifest(store, reference.name, record.digest, record.media_type, small)
     if isinstance(manifest, Index):
         try:
             child = choose(manifest)
         except NotAnAgent:
             return ABSENT
-        manifest = _manifest(store, reference.name, child.digest, child.media_type)
+        manifest = _manifest(store, reference.name, child.digest, child.media_type, small)
     if isinstance(manifest, Index):
         return ABSENT
     if not isinstance(manifest, Manifest):
@@ -107,10 +119,14 @@ def load(store: Store, reference: Reference, located: Located) -> Cached | Absen
         return Corrupt(error.message)
 
 
-def _manifest(store: Store, name: str, digest: Digest, media_type: str) -> Manifest | Index | Absent | Corrupt:
+def _manifest(
+    store: Store, name: str, digest: Digest, media_type: str, small: bool
+) -> Manifest | Index | Absent | Corrupt | Large:
     read = store.read(name, digest)
     if not isinstance(read, Intact):
         return read
+    if small and len(read.content) > SMALL:
+        return Large()
     try:
         return parse_manifest(read.content, media_type)
     except InvalidManifest as error:

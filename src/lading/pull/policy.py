@@ -74,7 +74,8 @@ def may_fall_back(failure: LadingError, fallback: Fallback) -> bool:
     connect, DNS, proxy, timeout, interrupted body, 408/429/5xx,  yes      yes          no
     or the network is switched off
     401, 403, 404 and other refusals                              yes      no           no
-    digest, size, TLS, not a manifest, not an agent               no       no           no
+    digest, size, TLS, not a manifest, not an agent,              no       no           no
+    an answer that the protocol doesn't allow
     ============================================================  =======  ===========  =======
     """
     match fallback:

@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-from lading.agents.artifact import AGENT_LIMIT, LEGACY_VERSION_ANNOTATION, VERSION_ANNOTATION
-from lading.errors import InvalidDocument, InvalidReference, LadingError, StoreError
+from lading.agents.artifact import AGENT_LIMIT, LEGACY_VERSION_ANNOTATION, VERSION_ANNOTATION, accept
+from lading.errors import InvalidDocument, InvalidManifest, InvalidReference, LadingError, NotAnAgent, StoreError
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
+from lading.oci.manifest import Manifest, parse_manifest
 from lading.oci.media_types import OCI_MANIFEST
 from lading.oci.reference import DEFAULT_TAG, Reference
 from lading.registry.upload import Upload
@@ -36,7 +37,7 @@ _CREATED = "org.opencontainers.image.created"
 _DESCRIPTION = "org.opencontainers.image.description"
 _TITLE = "org.opencontainers.image.title"
 
-INLINE_LIMIT = 64 * 1024
+EMBED_LIMIT = 64 * 1024
 """Bytes of content at most that are embedded in the manifest as well."""
 
 
@@ -69,7 +70,8 @@ def pack(
     ``annotations`` are added to the manifest's, and win.
 
     Raises:
-        InvalidDocument: it is empty, too large, or not text, so that no agent can be in it.
+        InvalidDocument: it is empty, too large, or not text, so that no agent can be in it; or the annotations aren't
+            text.
     """
     _check(content, file_name)
     layer = _describe(LAYER_TYPE, content, inline, {_TITLE: file_name})
@@ -95,7 +97,13 @@ def pack(
             **(annotations or {}),
         },
     }
-    return AgentArtifact(_json(manifest), ((config, config_content), (layer, content)))
+    raw = _json(manifest)
+    try:
+        # What is published can be pulled: the rule of the one is the rule of the other.
+        accept(cast(Manifest, parse_manifest(raw, OCI_MANIFEST)))
+    except (InvalidManifest, NotAnAgent) as error:
+        raise InvalidDocument(f"{file_name}: it can't be published like this: {error.message}") from error
+    return AgentArtifact(raw, ((config, config_content), (layer, content)))
 
 
 class AgentPusher:
@@ -145,14 +153,12 @@ class AgentPusher:
         return next((home for home in homes if home != reference.repository), None)
 
     async def _remember(self, reference: Reference, digest: Digest, artifact: AgentArtifact) -> None:
-        """Note where the blobs are now, for later mounts, and that what the tag stood for is past."""
+        """Note where the blobs are now, for later mounts, and forget what the tag stood for: that is past."""
         try:
             blobs = tuple(Seen(reference.name, blob.digest, blob.media_type) for blob, _ in artifact.blobs)
-            await self._store.commit(Changes(self._clock(), seen=blobs))
             known = self._store.resolve(reference)
-            if isinstance(known, Record) and known.digest != digest:
-                outdated = (reference, known.digest, known.media_type)
-                await self._store.commit(Changes(0.0, references=(outdated,)))
+            is_moved = isinstance(known, Record) and known.digest != digest
+            await self._store.commit(Changes(self._clock(), seen=blobs, forgotten=(reference,) if is_moved else ()))
         except StoreError as error:
             _log.debug("%s: %s", reference, error)
 
@@ -176,17 +182,22 @@ def _describe(
     media_type: str, content: bytes, inline: bool, annotations: Mapping[str, str] | None = None
 ) -> Descriptor:
     descriptor = Descriptor(media_type, Digest.of(content), len(content), annotations or {})
-    return replace(descriptor, data=content) if inline and len(content) <= INLINE_LIMIT else descriptor
+    return replace(descriptor, data=content) if inline and len(content) <= EMBED_LIMIT else descriptor
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    try:
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    except (UnicodeEncodeError, TypeError) as error:
+        raise InvalidDocument(f"the file name or an annotation isn't text: {error}") from error
 
 
 def _created(clock: Callable[[], float]) -> datetime:
     """Give the time of publication: SOURCE_DATE_EPOCH (reproducible-builds.org) where it is set, else now."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     try:
+        if epoch is not None and not (epoch.isascii() and epoch.isdigit()):
+            raise ValueError("not a whole number")
         return datetime.fromtimestamp(clock() if epoch is None else int(epoch), UTC)
     except (ValueError, OverflowError, OSError) as error:
         raise LadingError(

@@ -39,6 +39,11 @@ def endpoint(registry: str) -> Endpoint:
     return Endpoint(registry, f"{'http' if is_loopback(host) else 'https'}://{host}")
 
 
+def qualified(name: str, selector: str) -> str:
+    """Give the reference that a tag or a digest of the repository ``name`` is, for people."""
+    return f"{name}{'@' if ':' in selector else ':'}{selector}"
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether ``host``, with or without a port, is this machine by its very name or address."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

@@ -7,15 +7,15 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
-from lading.errors import DigestMismatch, InvalidDigest, NotFound, ProtocolError
-from lading.http.transport import Headers, Request, Response, Transport
+from lading.errors import BodyInterrupted, DigestMismatch, InvalidDigest, ProtocolError
+from lading.http.transport import Headers, Request, Response, Transport, is_close_framed
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.manifest import MANIFEST_LIMIT
 from lading.oci.media_types import ACCEPT, INDEXES, MANIFESTS, essence
 from lading.oci.strict_json import parse_json
 from lading.redact import printable
-from lading.registry.endpoints import Endpoint
+from lading.registry.endpoints import Endpoint, qualified
 from lading.registry.links import next_page
 from lading.registry.refusal import refusal
 
@@ -67,7 +67,7 @@ class Repository:
             if response.status in (405, 501):
                 return None
             if response.status != 200:
-                raise await refusal(request, response, f"{self.name}:{selector}")
+                raise await refusal(request, response, qualified(self.name, selector))
             digest = _served_digest(response.headers)
             media_type = essence(response.headers.get("Content-Type") or "")
             size = response.headers.get("Content-Length") or ""
@@ -84,20 +84,24 @@ class Repository:
 
         Raises:
             DigestMismatch: the bytes aren't what was asked for, or what the registry says they are.
+            BodyInterrupted: the same, where a lost connection looks like the end.
             RegistryError, TransportError, ProtocolError: the registry gave none.
         """
         request = self._request("GET", self._path("manifests", selector), {"Accept": ACCEPT})
         async with await self._send(request) as response:
             if response.status != 200:
-                raise await refusal(request, response, f"{self.name}:{selector}")
+                raise await refusal(request, response, qualified(self.name, selector))
             raw = await response.read(MANIFEST_LIMIT)
             media_type = response.headers.get("Content-Type") or ""
             # What was asked for decides; a header never overrides it (CVE-2025-24882).
             expected = Digest.parse(selector) if ":" in selector else _served_digest(response.headers)
         digest = Digest.of(raw, expected.algorithm if expected else "sha256")
         if expected is not None and digest != expected:
+            what = qualified(self.name, selector)
+            if is_close_framed(response):
+                raise BodyInterrupted(f"{what}: the manifest was cut short", url=response.url, hint="try again")
             raise DigestMismatch(
-                f"{self.name}:{selector}: got a manifest with the digest {digest} instead of {expected}",
+                f"{what}: got a manifest with the digest {digest} instead of {expected}",
                 hint="something between here and the registry changes what it sends",
             )
         return Served(raw, media_type, digest)
@@ -149,17 +153,6 @@ class Repository:
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ProtocolError(f"{self.name}: the list of tags isn't one")
         return names or [], following
-
-    async def has_blob(self, digest: Digest) -> bool:
-        """Ask with HEAD whether the repository has a blob."""
-        request = self._request("HEAD", self._path("blobs", str(digest)))
-        try:
-            async with await self._send(request) as response:
-                if response.status != 200:
-                    raise await refusal(request, response, f"{self.name}: blob {digest}")
-        except NotFound:
-            return False
-        return True
 
     def _path(self, kind: str, selector: str) -> str:
         return f"/v2/{self.repository}/{kind}/{selector}"

@@ -13,7 +13,7 @@ from lading.http.transport import Request, Response, Transport
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.redact import redact_url
-from lading.registry.endpoints import Endpoint
+from lading.registry.endpoints import Endpoint, qualified
 from lading.registry.refusal import refusal
 
 
@@ -58,11 +58,11 @@ class Upload:
         request = self._request("PUT", f"{self._root}/manifests/{selector}", {"Content-Type": media_type}, raw)
         async with await self._transport.send(request) as response:
             if response.status not in (201, 202):
-                raise await refusal(request, response, f"{self.name}:{selector}")
+                raise await refusal(request, response, qualified(self.name, selector))
             stored = response.headers.get("Docker-Content-Digest")
         digest = Digest.of(raw)
         if stored is not None and stored.startswith("sha256:") and stored != str(digest):
-            raise DigestMismatch(f"{self.name}:{selector}: the registry stored {stored} instead of {digest}")
+            raise DigestMismatch(f"{qualified(self.name, selector)}: the registry stored {stored} instead of {digest}")
 
     async def delete(self, selector: str) -> None:
         """DELETE a tag, or a manifest by its digest, with which its tags go.
@@ -74,11 +74,11 @@ class Upload:
         request = self._request("DELETE", f"{self._root}/manifests/{selector}", scopes=scopes)
         async with await self._transport.send(request) as response:
             if response.status in (400, 405) and ":" not in selector:
-                error = await refusal(request, response, f"{self.name}:{selector}")
+                error = await refusal(request, response, qualified(self.name, selector))
                 error.hint = "many registries delete by digest only, and then every tag of it: see `lading resolve`"
                 raise error
             if response.status not in (200, 202, 204):
-                raise await refusal(request, response, f"{self.name}:{selector}")
+                raise await refusal(request, response, qualified(self.name, selector))
 
     async def _has(self, digest: Digest) -> bool:
         request = self._request("HEAD", f"{self._root}/blobs/{digest}")

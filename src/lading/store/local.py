@@ -225,7 +225,7 @@ class LocalStore:
                     self._settle([ticket])
                 return
             for ticket in tickets:
-                ticket.settle(_again(error))
+                ticket.settle(error.again() if isinstance(error, LadingError) else error)
         else:
             for ticket in tickets:
                 ticket.settle(None)
@@ -384,12 +384,3 @@ def _salvage(damaged: str, blobs: Blobs, target: str) -> None:
         salvage(damaged, blobs, target)
     except Damaged as damage:
         raise StoreCorrupted(f"{damaged} is damaged, and can't be repaired: {damage}", hint=_BAD_DISK) from damage
-
-
-def _again(error: Exception) -> Exception:
-    """Give the same error to raise in one more task."""
-    if not isinstance(error, LadingError):
-        return error
-    copy = type(error)(error.message, hint=error.hint)
-    copy.__cause__ = error
-    return copy
