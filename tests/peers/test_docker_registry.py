@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
+import json
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -83,37 +84,18 @@ async def test_pinned_across_processes(docker_registry: DockerRegistry, tmp_path
         assert isinstance(agent.reference, Reference)
 
 
-async def test_the_event_loop_isnt_held_up(
+def test_the_event_loop_isnt_held_up(
     docker_registry: DockerRegistry, tmp_path: Path, measured: Callable[[str, str], None]
 ) -> None:
     """A ticker of 1 ms beside a batch of pulls: its worst slip is printed, not asserted."""
-    asyncio.get_running_loop().set_debug(False)  # which would be measured more than anything else
-    contents = {f"agent-{number}": b"# %d\n" % number + b"x" * 20_000 for number in range(200)}
-    contents["large"] = b"y" * 4_000_000
-    async with Client(tmp_path / "pusher") as pusher:
-        for name, content in contents.items():
-            await pusher.push_agent(content, f"{docker_registry.host}/ticker/{name}", inline=False)
-    slips: list[float] = []
-
-    async def tick() -> None:
-        while True:
-            started = time.perf_counter()
-            await asyncio.sleep(0.001)
-            slips.append(time.perf_counter() - started - 0.001)
-
-    async with Client(tmp_path / "puller") as client:
-        ticker = asyncio.create_task(tick())
-        started = time.perf_counter()
-        async with asyncio.TaskGroup() as batch:
-            pulls = {
-                name: batch.create_task(client.pull_agent(f"{docker_registry.host}/ticker/{name}")) for name in contents
-            }
-        seconds = time.perf_counter() - started
-        ticker.cancel()
-    assert {name: pull.result().content for name, pull in pulls.items()} == contents
+    # In a process of its own: here, the garbage of all tests is collected in between.
+    command = [sys.executable, str(Path(__file__).with_name("ticker.py")), docker_registry.host, str(tmp_path)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures = json.loads(done.stdout)
+    assert figures["pulls"] == 201
     measured(
-        f"worst slip of a 1 ms ticker beside {len(contents)} pulls at once",
-        f"{max(slips) * 1000:.1f} ms ({len(contents) / seconds:.0f} agents/s)",
+        "worst slip of a 1 ms ticker beside 201 pulls at once, three rounds",
+        ", ".join(f"{slip * 1000:.1f} ms" for slip in figures["slips"]),
     )
 
 
