@@ -118,6 +118,7 @@ async def test_the_demo_is_what_it_says(lading: Shell) -> None:
     assert asked["cold: embedded in the manifest"] == {"GET manifest": 1}
     assert asked["warm: has the tag moved?"] == {"HEAD manifest": 1}
     assert asked["pinned: a digest can't change"] == asked["fresh: confirmed a moment ago"] == {}
+    assert asked["moved tag: by its new digest"] == {"HEAD manifest": 1, "GET manifest": 1, "GET blob": 1}
     assert asked["200 cold ones, 32 at once"] == {"GET manifest": 200, "GET blob": 200}
     origins = [step["origin"] for step in steps.values()]
     assert origins[1:] == [

@@ -22,7 +22,7 @@ from lading.oci.digest import Digest
 from lading.oci.media_types import OCI_MANIFEST
 from lading.oci.reference import Reference
 from lading.store.local import LocalStore
-from lading.store.store import Changes, Seen
+from lading.store.store import Changes, MemoryStore, Seen
 
 if TYPE_CHECKING:
     from lading.testing import EmbeddedRegistry
@@ -112,7 +112,9 @@ class Stage:
             await self._pull("warm: has the tag moved?", client, tag)
             await self._pull("fresh: confirmed a moment ago", client, tag, max_age=60)
             await self._pull("pinned: a digest can't change", client, pinned)
-            await client.push_agent(b"agents: {root: {description: the next version}}\n", tag, inline=False)
+            async with Client(MemoryStore()) as somebody_else:
+                next_version = b"agents: {root: {description: the next version}}\n"
+                await somebody_else.push_agent(next_version, tag, inline=False)
             await self._pull("moved tag: by its new digest", client, tag)
 
     async def suffer(self) -> None:
