@@ -6,6 +6,7 @@ Some of them quote the URL that failed, with a signature in its query; such an e
 from __future__ import annotations
 
 import errno
+import os
 import ssl
 
 import aiohttp
@@ -79,5 +80,7 @@ def _connect_failed(error: Exception, tried: str, url: str) -> ConnectFailed:
 
 
 def _said(error: Exception) -> str:
-    # asyncio puts the address into the text, but the URL has it already.
-    return str(error).partition(" [")[0] if not isinstance(error, OSError) else (error.strerror or str(error))
+    # asyncio's own text repeats the address, and doesn't say why.
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error)
