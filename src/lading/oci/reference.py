@@ -142,7 +142,9 @@ def _check(text: str, registry: str, repository: str, tag: str | None) -> None:
     if _DOMAIN.fullmatch(registry) is None:
         _refuse(text, f"{registry!r} isn't a registry host", hint="a host looks like ghcr.io or localhost:5000")
     if repository.lower() != repository:
-        _refuse(text, f"the repository {repository!r} must be lower case", hint="write it without capitals")
+        helps = all(_PATH_COMPONENT.fullmatch(component) for component in repository.lower().split("/"))
+        hint = f"did you mean {text.lower()!r}?" if helps else "and it has other characters that a name can't have"
+        _refuse(text, f"the repository {repository!r} must be lower case", hint=hint)
     for component in repository.split("/"):
         if _PATH_COMPONENT.fullmatch(component) is None:
             _refuse(
