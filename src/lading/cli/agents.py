@@ -8,7 +8,7 @@ import click
 
 from lading.agents.agent import Agent
 from lading.cli.options import as_written, common_options, reference_argument, run
-from lading.cli.render import print_json, say
+from lading.cli.render import agent_fields, print_json, say
 from lading.client import Client
 from lading.oci.reference import Reference
 
@@ -47,7 +47,7 @@ def pull(ref: str, output: str | None, force: bool, offline: bool, as_json: bool
     if path == "-":
         _write(agent.content)
     elif as_json:
-        print_json({**_fields(agent), "path": path})
+        print_json({**agent_fields(agent), "path": path})
     else:
         print(path)
     say(f"{agent.reference}: {agent.digest} ({_ORIGINS[agent.origin]})")
@@ -76,7 +76,7 @@ def cat(reference: Reference, max_age: float | None, max_stale: float | None, of
     if agent is None:
         agent = run(client, lambda client: client.pull_agent(reference, max_age=max_age, max_stale=max_stale))
     if as_json:
-        print_json({**_fields(agent), "content": agent.content.decode("utf-8", "replace")})
+        print_json({**agent_fields(agent), "content": agent.content.decode("utf-8", "replace")})
     else:
         _write(agent.content)
 
@@ -88,17 +88,6 @@ _ORIGINS = {
     "fresh": "cached, confirmed recently",
     "stale": "cached; the registry failed",
 }
-
-
-def _fields(agent: Agent) -> dict[str, object]:
-    return {
-        "reference": str(agent.reference),
-        "digest": agent.digest,
-        "origin": agent.origin,
-        "stale_reason": agent.stale_reason,
-        "age": agent.age,
-        "size": len(agent.content),
-    }
 
 
 def _write(content: bytes) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
+from lading.agents.agent import Agent
 from lading.errors import LadingError
 from lading.redact import printable
 
@@ -25,6 +26,18 @@ def say(message: str) -> None:
 def print_json(result: Mapping[str, object]) -> None:
     """Write one result as a line of JSON to standard output."""
     print(json.dumps(result))
+
+
+def agent_fields(agent: Agent) -> dict[str, object]:
+    """Give what is said of an agent in JSON, without its content."""
+    return {
+        "reference": str(agent.reference),
+        "digest": agent.digest,
+        "origin": agent.origin,
+        "stale_reason": agent.stale_reason,
+        "age": agent.age,
+        "size": len(agent.content),
+    }
 
 
 def print_columns(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

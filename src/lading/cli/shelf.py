@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lading.cli.options import common_options, json_option, reference_argument, run, to_references
-from lading.cli.render import ago, print_columns, print_fields, print_json, say
+from lading.cli.render import agent_fields, ago, print_columns, print_fields, print_json, say
 from lading.client import Client, default_home
 from lading.errors import InvalidDocument, LadingError
 from lading.oci.digest import Digest
@@ -127,14 +127,7 @@ async def _forget(store: LocalStore, references: tuple[Reference, ...]) -> list[
 
 
 def _artifact(agent: Agent, located: Located | None) -> dict[str, object]:
-    fields: dict[str, object] = {
-        "reference": str(agent.reference),
-        "digest": agent.digest,
-        "origin": agent.origin,
-        "stale_reason": agent.stale_reason,
-        "age": agent.age,
-        "size": len(agent.content),
-    }
+    fields = agent_fields(agent)
     if located is not None:
         fields["packed"] = located.layer.size
         fields["layer"] = located.layer.media_type

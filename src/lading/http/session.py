@@ -64,7 +64,6 @@ class AiohttpTransport:
         self._check_open()
         started = time.perf_counter()
         status = 0
-        failed: LadingError | None = None
         try:
             response = await self._session.request(
                 request.method,
@@ -74,19 +73,19 @@ class AiohttpTransport:
                 data=_body(request.body),
                 allow_redirects=False,
             )
-            status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self._check_open()
             failed = failure(error, request)
+        else:
+            status = response.status
+            result = AiohttpResponse(response, request)
+            result.refuse_encoded()
+            return result
         finally:
             seconds = time.perf_counter() - started
             tell(self._events, RequestSent(request.method, redact_url(request.url), status, seconds))
-        if failed is not None:
-            # Not from within `except`: aiohttp's error, whose text may hold a signed URL, would stay its context.
-            raise failed
-        result = AiohttpResponse(response, request)
-        result.refuse_encoded()
-        return result
+        # Not from within `except`: aiohttp's error, whose text may hold a signed URL, would stay its context.
+        raise failed
 
     async def aclose(self) -> None:
         """Close every connection."""
