@@ -52,8 +52,8 @@ def failure(error: OSError, path: str, doing: str, *, needed: int | None = None)
 def reading_failure(error: OSError, path: str) -> StoreError:
     """Give the StoreError for an ``error`` that says nothing about what is stored in ``path``."""
     message = f"the store can't read {path}: {error.strerror or error}"
-    hint = "give this user access to it, or set LADING_HOME to another directory"
-    return StoreError(message, hint=hint if error.errno in _REFUSED else "")
+    access = "give this user access to it, or " if error.errno in _REFUSED else ""
+    return StoreError(message, hint=f"{access}set LADING_HOME to another directory")
 
 
 @contextmanager
