@@ -82,8 +82,9 @@ class AiohttpTransport:
             result.refuse_encoded()
             return result
         finally:
-            seconds = time.perf_counter() - started
-            tell(self._events, RequestSent(request.method, redact_url(request.url), status, seconds))
+            if self._events is not None:
+                seconds = time.perf_counter() - started
+                tell(self._events, RequestSent(request.method, redact_url(request.url), status, seconds))
         # Not from within `except`: aiohttp's error, whose text may hold a signed URL, would stay its context.
         raise failed
 

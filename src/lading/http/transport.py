@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 from urllib.parse import urljoin, urlsplit
@@ -35,17 +36,23 @@ class Origin(NamedTuple):
         Raises:
             ProtocolError: the URL isn't one, or carries user information, which nobody here sends on purpose.
         """
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise ProtocolError(f"not a URL: {url}") from error
-        default = _DEFAULT_PORTS.get(parts.scheme)
-        if default is None or not parts.hostname:
-            raise ProtocolError(f"not an http(s) URL: {url}")
-        if parts.username is not None or parts.password is not None:
-            raise ProtocolError(f"a URL with user information is refused: {url}")
-        return cls(parts.scheme, parts.hostname, default if port is None else port)
+        return _origin(url)
+
+
+@lru_cache(maxsize=512)
+def _origin(url: str) -> Origin:
+    # Each ring that a request passes asks again.
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ProtocolError(f"not a URL: {url}") from error
+    default = _DEFAULT_PORTS.get(parts.scheme)
+    if default is None or not parts.hostname:
+        raise ProtocolError(f"not an http(s) URL: {url}")
+    if parts.username is not None or parts.password is not None:
+        raise ProtocolError(f"a URL with user information is refused: {url}")
+    return Origin(parts.scheme, parts.hostname, default if port is None else port)
 
 
 def join_url(url: str, target: str) -> str:

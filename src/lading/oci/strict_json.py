@@ -26,7 +26,8 @@ def parse_json(raw: bytes | str) -> Any:
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8")
         document = _DECODER.decode(text)
-        if _SURROGATE.search(text):
+        # Decoded UTF-8 has no surrogates; an escape may still have made one.
+        if ("\\u" in text or text is raw) and _SURROGATE.search(text):
             json.dumps(document, ensure_ascii=False).encode("utf-8")
         return document
     except UnicodeDecodeError as error:

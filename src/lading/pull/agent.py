@@ -38,7 +38,7 @@ from lading.pull.download import read_blob
 from lading.pull.lookup import SMALL, Cached, Large, Located, is_quickly_unpacked, load, locate
 from lading.pull.policy import Fallback, Fetch, Serve, after, before, may_fall_back
 from lading.registry.repository import Repository
-from lading.store.store import Absent, Changes, Corrupt, Record, Seen, Store
+from lading.store.store import Absent, Changes, Corrupt, Intact, Record, Seen, Store
 
 _log = logging.getLogger("lading.pull")
 
@@ -200,24 +200,32 @@ class AgentPuller:
             except StoreError as error:
                 _log.warning("%s: not stored: %s", reference, error)
                 return taken.agent(reference, self._since(asked))
-            if await self._is_kept(reference, taken.digest):
+            if await self._is_kept(reference, taken):
                 return taken.agent(reference, self._since(asked))
         raise StoreCorrupted(
             f"{reference}: the store doesn't give back what it was given, twice",
             hint="check the disk, or set LADING_HOME to another directory",
         )
 
-    async def _is_kept(self, reference: Reference, digest: Digest) -> bool:
+    async def _is_kept(self, reference: Reference, taken: _Taken) -> bool:
         """Tell whether the store gives back what it just took, whatever may be wrong with it."""
         try:
-            entry = await self._look_up(reference)
-            if isinstance(entry, Cached) and entry.digest != digest:
-                # Another process pulled the tag after it moved: what this one took must still be there.
-                entry = await self._look_up(reference.at(digest))
+            if all(len(content) <= SMALL for _, content in taken.changes.content):
+                return self._gives_back(reference, taken)
+            return await anyio.to_thread.run_sync(self._gives_back, reference, taken)
         except StoreError as error:
             _log.warning("%s: %s", reference, error)
             return False
-        return isinstance(entry, Cached)
+
+    def _gives_back(self, reference: Reference, taken: _Taken) -> bool:
+        # What the tag stands for may have been changed by another process since; that it is known may not.
+        if not isinstance(self._store.resolve(reference), Record):
+            return False
+        name = reference.name
+        # Intact content is the very content that was just accepted: it needn't be parsed again.
+        return isinstance(self._store.resolve(reference.at(taken.digest)), Record) and all(
+            isinstance(self._store.read(name, digest), Intact) for digest, _ in taken.changes.content
+        )
 
     async def _manifest(
         self, repository: Repository, reference: Reference, digest: Digest | None
