@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 
 import click
 
 from lading.agents.agent import Agent
 from lading.cli.options import as_written, common_options, reference_argument, run
-from lading.cli.render import agent_fields, print_json, say
-from lading.client import Client
+from lading.cli.render import ORIGINS, agent_fields, print_json, say
+from lading.client import Client, default_home
 from lading.oci.reference import Reference
+from lading.store.local import LocalStore
 
 
 @click.command()
@@ -50,7 +52,7 @@ def pull(ref: str, output: str | None, force: bool, offline: bool, as_json: bool
         print_json({**agent_fields(agent), "path": path})
     else:
         print(path)
-    say(f"{agent.reference}: {agent.digest} ({_ORIGINS[agent.origin]})")
+    say(f"{agent.reference}: {agent.digest} ({ORIGINS[agent.origin]})")
 
 
 @click.command()
@@ -71,23 +73,15 @@ def cat(reference: Reference, max_age: float | None, max_stale: float | None, of
       lading cat ghcr.io/acme/triage@sha256:…
       lading cat acme/triage --max-age 3600
     """
-    client = Client(offline=offline)
-    agent = client.cached(reference, max_age)
-    if agent is None:
-        agent = run(client, lambda client: client.pull_agent(reference, max_age=max_age, max_stale=max_stale))
+    with closing(LocalStore(default_home())) as store:
+        client = Client(store, offline=offline)
+        agent = client.cached(reference, max_age)
+        if agent is None:
+            agent = run(client, lambda client: client.pull_agent(reference, max_age=max_age, max_stale=max_stale))
     if as_json:
         print_json({**agent_fields(agent), "content": agent.content.decode("utf-8", "replace")})
     else:
         _write(agent.content)
-
-
-_ORIGINS = {
-    "registry": "fetched",
-    "revalidated": "unchanged",
-    "pinned": "cached under its digest",
-    "fresh": "cached, confirmed recently",
-    "stale": "cached; the registry failed",
-}
 
 
 def _write(content: bytes) -> None:

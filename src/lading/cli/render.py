@@ -10,6 +10,15 @@ from lading.agents.agent import Agent
 from lading.errors import LadingError
 from lading.redact import printable
 
+ORIGINS = {
+    "registry": "fetched",
+    "revalidated": "unchanged",
+    "pinned": "cached under its digest",
+    "fresh": "cached, confirmed recently",
+    "stale": "cached; the registry failed",
+}
+"""What an agent's origin is called, for people."""
+
 
 def render_error(error: LadingError) -> None:
     """Write what failed, and what the user can do, to standard error."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
 from lading.cli.options import common_options, json_option, reference_argument, run, to_references
-from lading.cli.render import agent_fields, ago, print_columns, print_fields, print_json, say
+from lading.cli.render import ORIGINS, agent_fields, ago, print_columns, print_fields, print_json, say
 from lading.client import Client, default_home
 from lading.errors import InvalidDocument, LadingError
 from lading.oci.digest import Digest
@@ -32,11 +33,8 @@ def ls(as_json: bool) -> None:
     Example:
       lading ls
     """
-    store = LocalStore(default_home())
-    try:
+    with closing(LocalStore(default_home())) as store:
         known = store.references()
-    finally:
-        store.close()
     if as_json:
         for reference, record in known:
             print_json({"reference": str(reference), "digest": str(record.digest), "validated": record.validated})
@@ -64,13 +62,10 @@ def inspect(reference: Reference, offline: bool, as_json: bool) -> None:
       lading inspect acme/triage
       lading inspect --offline ghcr.io/acme/triage:v3 --json
     """
-    store = LocalStore(default_home())
-    try:
+    with closing(LocalStore(default_home())) as store:
         client = Client(store, offline=offline)
         agent = client.cached(reference) or run(client, lambda client: client.pull_agent(reference))
         located = locate(store, reference.at(Digest.parse(agent.digest)))
-    finally:
-        store.close()
     artifact = _artifact(agent, located if isinstance(located, Located) else None)
     try:
         document = _document(agent.content)
@@ -80,13 +75,10 @@ def inspect(reference: Reference, offline: bool, as_json: bool) -> None:
     if as_json:
         print_json({**artifact, "agent": _definition(document) if document else None})
         return
-    annotations = artifact.pop("annotations")
-    assert isinstance(annotations, dict)
-    artifact["age"] = ago(agent.age)
-    print_fields("artifact", ((key, value) for key, value in artifact.items() if value is not None))
+    print_fields("artifact", _origin(agent, located if isinstance(located, Located) else None))
     if document is not None:
         print_fields("agent", _summary(document))
-    print_fields("annotations", annotations.items())
+    print_fields("annotations", agent.annotations.items())
 
 
 @click.command("rm")
@@ -136,6 +128,19 @@ def _artifact(agent: Agent, located: Located | None) -> dict[str, object]:
         fields["artifact_type"] = located.manifest.artifact_type or None
     fields["annotations"] = dict(agent.annotations)
     return fields
+
+
+def _origin(agent: Agent, located: Located | None) -> Iterator[tuple[str, object]]:
+    yield "reference", agent.reference
+    yield "digest", agent.digest
+    yield "confirmed", f"{ago(agent.age)}, by {agent.reference.registry}"
+    yield "answered by", f"the cache: {agent.stale_reason}" if agent.stale_reason else ORIGINS[agent.origin]
+    yield "size", f"{len(agent.content)} bytes"
+    if located is not None:
+        embedded = ", embedded in the manifest" if located.layer.data is not None else ""
+        yield "layer", f"{located.layer.size} bytes, {located.layer.media_type}{embedded}"
+        yield "manifest", f"{len(located.manifest.raw)} bytes, {located.manifest.media_type}"
+        yield "artifact type", located.manifest.artifact_type or None
 
 
 def _document(content: bytes) -> Document:
