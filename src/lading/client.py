@@ -10,9 +10,9 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
-from lading.errors import InvalidDocument, LadingError, Offline
+from lading.errors import InvalidDocument, LadingError, Offline, StoreError
 from lading.events import Listener
 from lading.oci.reference import Reference
 from lading.pull.lookup import cached
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lading.network import Network
     from lading.oci.descriptor import Descriptor
     from lading.push.agent import Pushed
+    from lading.store.local import LocalStore
 
 
 class Client:
@@ -57,8 +58,8 @@ class Client:
     ) -> None:
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
-        self._owns_store = store is None or isinstance(store, str | os.PathLike)
-        self._store = _open_store(store)
+        self._own_store = _open_directory(store) if store is None or isinstance(store, str | os.PathLike) else None
+        self._store: Store = self._own_store if self._own_store is not None else _given_store(store)
         self._credentials = credentials
         self._offline = offline
         self._concurrency = concurrency
@@ -189,8 +190,22 @@ class Client:
             if network is not None:
                 await network.aclose()
         finally:
-            if self._owns_store:
-                await self._store.aclose()
+            if self._own_store is not None:
+                await self._own_store.aclose()
+
+    def close(self) -> None:
+        """Do the same where no event loop runs, such as at the end of a fixture that isn't asynchronous.
+
+        The loop that the client was used on may be closed by then. May be called again.
+
+        Raises:
+            LadingError: an event loop is running; the client stays open, and wants ``aclose``.
+        """
+        if self._network is not None:
+            self._network.close()
+        self._closed, self._network = True, None
+        if self._own_store is not None:
+            self._own_store.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -246,17 +261,24 @@ def default_home() -> str:
         return home
     import platformdirs
 
-    return platformdirs.user_data_dir("lading", appauthor=False)
+    try:
+        return platformdirs.user_data_dir("lading", appauthor=False)
+    except RuntimeError as error:
+        raise StoreError(
+            "this user has no home directory for the store to be in", hint="set LADING_HOME to a directory"
+        ) from error
 
 
-def _open_store(store: Store | os.PathLike[str] | str | None) -> Store:
-    if store is not None and not isinstance(store, str | os.PathLike):
-        if not hasattr(store, "resolve"):
-            raise TypeError(f"store must be a Store or a directory, not {type(store).__name__}")
-        return store
+def _open_directory(path: os.PathLike[str] | str | None) -> LocalStore:
     from lading.store.local import LocalStore
 
-    return LocalStore(default_home() if store is None else store)
+    return LocalStore(default_home() if path is None else path)
+
+
+def _given_store(store: object) -> Store:
+    if not hasattr(store, "resolve"):
+        raise TypeError(f"store must be a Store or a directory, not {type(store).__name__}")
+    return cast("Store", store)
 
 
 def _reference(ref: str | Reference) -> Reference:

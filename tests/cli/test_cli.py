@@ -49,6 +49,53 @@ async def test_push_reads_standard_input(registry: EmbeddedRegistry, lading: She
     assert (await lading("cat", f"{registry.host}/acme/triage")).out == YAML
 
 
+async def test_push_reads_a_pipe(registry: EmbeddedRegistry, lading: Shell) -> None:
+    ref = f"{registry.host}/acme/triage"
+    script = f"{sys.executable} -m lading push <(echo 'agents: {{root: {{}}}}') {ref}"
+    done = await anyio.run_process(["bash", "-c", script], check=False, cwd=lading.directory, env=lading.env)
+    assert done.returncode == 0, done.stderr
+    assert (await lading("cat", ref)).out == b"agents: {root: {}}\n"
+
+
+@pytest.mark.parametrize("content", [b"- 1\n", b"agents: {root: {", b"models: {}\n"])
+async def test_push_warns_of_what_is_no_agent(registry: EmbeddedRegistry, lading: Shell, content: bytes) -> None:
+    pushed = await lading("push", "-", f"{registry.host}/acme/triage", stdin=content)
+    assert pushed.status == 0
+    assert pushed.err.startswith("lading: warning: published as it is, but ")
+
+
+async def test_unbuffered_output_loses_nothing(registry: EmbeddedRegistry, lading: Shell) -> None:
+    content = b"#" * 1_000_000
+    publish(registry, content)
+    lading.env["PYTHONUNBUFFERED"] = "1"
+    ref = f"{registry.host}/acme/triage:v1"
+    assert (await lading("cat", ref)).out == content
+    script = f'{sys.executable} -m lading cat {ref} | head -c 5; echo "${{PIPESTATUS[0]}}"'
+    done = await anyio.run_process(["bash", "-c", script], cwd=lading.directory, env=lading.env)
+    assert done.stdout == b"#####141\n"
+
+
+async def test_output_that_isnt_utf8(registry: EmbeddedRegistry, lading: Shell) -> None:
+    publish(registry, "agents: {root: {description: 日本}}\n".encode())
+    lading.env["PYTHONIOENCODING"] = "ascii"
+    shown = await lading("inspect", f"{registry.host}/acme/triage:v1")
+    assert shown.status == 0
+    assert b"\\u65e5" in shown.out
+    assert (await lading("demo")).status == 0
+
+
+async def test_a_user_without_a_home_is_told_what_to_set(lading: Shell) -> None:
+    del lading.env["LADING_HOME"], lading.env["HOME"]
+    code = (
+        "import os, pwd; pwd.getpwuid = lambda uid: (_ for _ in ()).throw(KeyError(uid)); "
+        "from lading.cli import main; raise SystemExit(main(['ls']))"
+    )
+    done = await anyio.run_process([sys.executable, "-c", code], check=False, cwd=lading.directory, env=lading.env)
+    assert done.returncode == 1
+    assert b"LADING_HOME" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 async def test_pull_writes_where_it_is_told(registry: EmbeddedRegistry, lading: Shell) -> None:
     publish(registry, YAML)
     ref = f"{registry.host}/acme/triage:v1"
@@ -157,6 +204,10 @@ async def test_json(registry: EmbeddedRegistry, lading: Shell) -> None:
         ["push", "triage.yaml", "acme/triage", "--annotation", "x"],
         ["resolve", "a b"],
         ["pull", "acme/triage", "-o", ""],
+        ["cat", "acme/triage", "--max-age", "nan"],
+        ["cat", "acme/triage", "--max-stale", "x"],
+        ["serve", "--host", ""],
+        ["serve", "--store", ""],
         ["pull", "acme/triage", "-o", "-", "--json"],
     ],
 )

@@ -115,6 +115,9 @@ async def test_rm_forgets(registry: EmbeddedRegistry, lading: Shell) -> None:
 async def test_rm_of_a_digest_that_a_tag_stands_for(registry: EmbeddedRegistry, lading: Shell) -> None:
     digest = publish(registry, YAML)
     await lading("cat", f"{registry.host}/acme/triage:v1")
-    refused = await lading("rm", f"{registry.host}/acme/triage@{digest}")
+    publish(registry, YAML, "acme/other")
+    await lading("cat", f"{registry.host}/acme/other:v1")
+    refused = await lading("rm", f"{registry.host}/acme/other:v1", f"{registry.host}/acme/triage@{digest}")
     assert refused.status == 1
+    assert refused.out.decode() == f"{registry.host}/acme/other:v1\n", "what is gone is said"
     assert "tag" in refused.err

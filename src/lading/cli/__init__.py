@@ -7,6 +7,7 @@ agent is all that this package imports at first; each verb's module is imported 
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -24,12 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stdout is None:
         print("lading: error: standard output is closed", file=sys.stderr)
         return 1
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal can't show is no reason to fail
     terminated = False
 
     def terminate(number: int, frame: FrameType | None) -> None:
         # The way out is the same as for Ctrl-C: tasks are cancelled, files are removed, the store is closed.
         nonlocal terminated
         terminated = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; on the way out it would only do harm
         signal.raise_signal(signal.SIGINT)
 
     previous = signal.signal(signal.SIGTERM, terminate)
@@ -44,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
-        print(f"lading: error: {error}", file=sys.stderr)
+        what = error.filename or "standard output"
+        print(f"lading: error: {what}: {error.strerror or error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     finally:

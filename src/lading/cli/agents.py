@@ -8,7 +8,7 @@ from contextlib import closing
 import click
 
 from lading.agents.agent import Agent
-from lading.cli.options import as_written, common_options, reference_argument, run
+from lading.cli.options import as_written, common_options, reference_argument, run, to_seconds
 from lading.cli.render import ORIGINS, agent_fields, print_json, say
 from lading.client import Client, default_home
 from lading.oci.reference import Reference
@@ -58,9 +58,9 @@ def pull(ref: str, output: str | None, force: bool, offline: bool, as_json: bool
 @click.command()
 @reference_argument
 @click.option(
-    "--max-age", type=click.FloatRange(min=0), metavar="SECONDS", help="Trust a copy confirmed this recently."
+    "--max-age", type=float, callback=to_seconds, metavar="SECONDS", help="Trust a copy confirmed this recently."
 )
-@click.option("--max-stale", type=click.FloatRange(min=0), metavar="SECONDS", help="Refuse an older stand-in.")
+@click.option("--max-stale", type=float, callback=to_seconds, metavar="SECONDS", help="Refuse an older stand-in.")
 @common_options
 def cat(reference: Reference, max_age: float | None, max_stale: float | None, offline: bool, as_json: bool) -> None:
     """Print an agent exactly as it was published.
@@ -85,5 +85,11 @@ def cat(reference: Reference, max_age: float | None, max_stale: float | None, of
 
 
 def _write(content: bytes) -> None:
-    sys.stdout.buffer.write(content)
+    rest = memoryview(content)
+    while rest:
+        # Unbuffered, standard output takes as much as it likes, or nothing.
+        written: int | None = sys.stdout.buffer.write(rest)
+        if written is None:
+            raise BlockingIOError("standard output takes no more: it is a non-blocking pipe")
+        rest = rest[written:]
     sys.stdout.buffer.flush()

@@ -37,7 +37,7 @@ class Step:
 
     title: str
     requests: tuple[tuple[str, int], ...]
-    origin: str
+    origin: str | None
     seconds: float
 
 
@@ -91,14 +91,13 @@ class Stage:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(Client(self._home))
 
-            async def push() -> str:
+            async def push() -> None:
                 for file in sorted(files("lading.cli").joinpath("demo_agents").iterdir(), key=lambda file: file.name):
                     name = file.name.removesuffix(".yaml")
                     content = file.read_bytes().replace(b"REGISTRY", self._registry.host.encode())
                     ref = f"{self._registry.host}/demo/{name}:v1"
                     # One of them is published without the copy in its manifest, to show the difference.
                     self._refs[name] = (await client.push_agent(content, ref, inline=name != "triage")).reference
-                return "—"
 
             await self._play("publish 4 agents", push)
 
@@ -166,7 +165,7 @@ class Stage:
 
         await self._play(title, pull)
 
-    async def _play(self, title: str, action: Callable[[], Awaitable[str]]) -> None:
+    async def _play(self, title: str, action: Callable[[], Awaitable[str | None]]) -> None:
         self._registry.clear_requests()
         started = time.perf_counter()
         origin = await action()
@@ -225,16 +224,17 @@ def _render(steps: list[Step]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("step", no_wrap=True)
-    table.add_column("requests", no_wrap=True)
-    table.add_column("answered by", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
+    # Only what a step is called gives way where there is little room.
+    table.add_column("step", overflow="fold")
+    table.add_column("requests", no_wrap=True, min_width=8)
+    table.add_column("answered by", no_wrap=True, min_width=11)
+    table.add_column("time", justify="right", no_wrap=True, min_width=8)
     for step in steps:
         asked = _asked(step)
         table.add_row(
             f"[bold]{step.title}[/bold]",
             f"[green]{asked}[/green]" if asked == "none" else asked,
-            f"[yellow]{step.origin}[/yellow]" if step.origin == "stale" else step.origin,
+            f"[yellow]{step.origin}[/yellow]" if step.origin == "stale" else step.origin or "—",
             f"{step.seconds * 1000:.1f} ms",
         )
     console = Console(highlight=False)

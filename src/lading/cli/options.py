@@ -29,6 +29,13 @@ def as_written(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
+def to_seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Check that an option is a number of seconds."""
+    if value is not None and not value >= 0:
+        raise click.BadParameter(f"{value} isn't a number of seconds", ctx, param)
+    return value
+
+
 def reference_argument(command: F) -> F:
     """Add the argument REF, as ``reference``."""
     return click.argument("reference", metavar="REF", callback=to_reference)(command)
@@ -47,7 +54,7 @@ def json_option(command: F) -> F:
 def common_options(command: F) -> F:
     """Add ``--offline`` and ``--json``, as ``offline`` and ``as_json``."""
     command = json_option(command)
-    return click.option("--offline", is_flag=True, help="Use no network; answer from the store alone.")(command)
+    return click.option("--offline", is_flag=True, help="Use no network: answer from the store, or fail.")(command)
 
 
 def run(client: Client, verb: Callable[[Client], Awaitable[T]]) -> T:

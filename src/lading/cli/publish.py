@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
 from lading.cli.options import common_options, reference_argument, run
-from lading.cli.render import print_json
+from lading.cli.render import print_json, say
 from lading.client import Client
-from lading.errors import LadingError
+from lading.errors import InvalidDocument, LadingError
 from lading.oci.reference import Reference
 
 
@@ -18,6 +19,27 @@ def _annotations(ctx: click.Context, param: click.Parameter, values: tuple[str, 
         if "=" not in value:
             raise click.BadParameter(f"{value!r} isn't KEY=VALUE", ctx, param)
     return dict(value.split("=", 1) for value in values)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise LadingError(f"{path}: {error.strerror or error}", hint="is the path right?") from error
+
+
+def _warn_of(content: bytes) -> None:
+    """Say so if docker-agent will hardly run what is about to be published."""
+    from lading.agents.document import parse_document
+
+    try:
+        document = parse_document(content)
+    except InvalidDocument as error:
+        say(f"lading: warning: published as it is, but {error}")
+    else:
+        if not document.agents:
+            say("lading: warning: published as it is, but it defines no agents")
 
 
 @click.command()
@@ -49,10 +71,16 @@ def push(
     """
     if source == "-" and sys.stdin is None:
         raise LadingError("standard input is closed", hint="name a file")
-    content = sys.stdin.buffer.read() if source == "-" else source
+    content = sys.stdin.buffer.read() if source == "-" else _read(source)
+    if not content.strip():
+        raise LadingError(f"{'standard input' if source == '-' else source}: it is empty")
+    _warn_of(content)
     pushed = run(
         Client(offline=offline),
-        lambda client: client.push_agent(content, reference, annotations=annotations, inline=inline),
+        # Of a file its path, because its name goes with it; what was read from a pipe can't be read again.
+        lambda client: client.push_agent(
+            source if os.path.isfile(source) else content, reference, annotations=annotations, inline=inline
+        ),
     )
     if as_json:
         descriptor = pushed.descriptor

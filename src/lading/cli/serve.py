@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -35,12 +37,15 @@ def serve(directory: str | None, port: int, host: str, writable: bool) -> None:
     """
     import anyio
 
+    if not host or directory == "":
+        raise click.UsageError("--host and --store want a value")
     anyio.run(_serve, directory, port, host, writable)
 
 
 async def _serve(directory: str | None, port: int, host: str, writable: bool) -> None:
     import anyio
 
+    _prepare_for_many()
     registry = _registry(directory, port, host, writable)
     try:
         await registry.start()
@@ -50,7 +55,7 @@ async def _serve(directory: str | None, port: int, host: str, writable: bool) ->
         ) from error
     try:
         what = f"{directory or 'memory'}, {'writable' if writable else 'read-only'}"
-        print(registry.host, flush=True)
+        print(registry.host.replace("0.0.0.0", "127.0.0.1"), flush=True)
         say(f"serving {what}; stop with Ctrl-C")
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
@@ -58,6 +63,32 @@ async def _serve(directory: str | None, port: int, host: str, writable: bool) ->
     finally:
         await registry.stop()
     say("stopped")
+
+
+def _prepare_for_many() -> None:
+    """Allow as many connections as there may be, and say once what would be said for each that is too many."""
+    import asyncio
+    import logging
+    from typing import Any
+
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    # What isn't HTTP is answered with 400; a traceback for each says nothing more.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    told = False
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal told
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif not told:
+            told = True
+            say("lading: warning: out of file descriptors: connections have to wait")
+
+    asyncio.get_running_loop().set_exception_handler(handle)
 
 
 def _registry(directory: str | None, port: int, host: str, writable: bool) -> EmbeddedRegistry:

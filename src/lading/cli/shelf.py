@@ -43,9 +43,7 @@ def ls(as_json: bool) -> None:
         say(f"nothing in {store.path}")
         return
     now = time.time()
-    rows = [
-        (_without_digest(reference), _short(record.digest), ago(now - record.validated)) for reference, record in known
-    ]
+    rows = [(str(reference), _short(record.digest), ago(now - record.validated)) for reference, record in known]
     print_columns(("REFERENCE", "DIGEST", "CONFIRMED"), rows)
 
 
@@ -94,28 +92,30 @@ def rm(references: tuple[Reference, ...], as_json: bool) -> None:
     import anyio
 
     store = LocalStore(default_home())
-    removed = anyio.run(_forget, store, references)
+    references = tuple(dict.fromkeys(references))
+    removed, held = anyio.run(_forget, store, references)
     for reference in removed:
         if as_json:
             print_json({"removed": str(reference)})
         else:
             print(reference)
+    if held:
+        raise LadingError(
+            f"a tag in the store stands for {', '.join(map(str, held))}", hint="remove the tag: see `lading ls`"
+        )
     if missing := [str(reference) for reference in references if reference not in removed]:
         raise LadingError(f"not in the store {store.path}: {', '.join(missing)}", hint="see `lading ls`")
 
 
-async def _forget(store: LocalStore, references: tuple[Reference, ...]) -> list[Reference]:
+async def _forget(store: LocalStore, references: tuple[Reference, ...]) -> tuple[list[Reference], list[Reference]]:
+    """Forget what is known of ``references``; give what is gone, and what isn't because a tag stands for it."""
     try:
         known = [reference for reference in references if store.resolve(reference) != ABSENT]
         await store.commit(Changes(time.time(), forgotten=tuple(known)))
-        for reference in known:
-            if store.resolve(reference) != ABSENT:
-                raise LadingError(
-                    f"{reference}: a tag in the store stands for it", hint="remove the tag: see `lading ls`"
-                )
+        held = [reference for reference in known if store.resolve(reference) != ABSENT]
     finally:
         await store.aclose()
-    return known
+    return [reference for reference in known if reference not in held], held
 
 
 def _artifact(agent: Agent, located: Located | None) -> dict[str, object]:
@@ -185,7 +185,3 @@ def _tool(toolset: Toolset) -> str:
 
 def _short(digest: Digest) -> str:
     return f"{digest.algorithm}:{digest.encoded[:12]}"
-
-
-def _without_digest(reference: Reference) -> str:
-    return f"{reference.name}@…" if reference.is_pinned else str(reference)
