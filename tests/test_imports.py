@@ -44,6 +44,9 @@ FACADE = "lading"
 TESTING = "lading.testing"
 TESTING_KNOWS = {"lading.oci.digest"}
 """The embedded registry must not share lading's parsers: shared bugs would cancel out."""
+PLUGIN = "lading.testing.plugin"
+PLUGIN_KNOWS = {"lading.client", "lading.auth.credentials"}
+"""Its fixture hands out a client, which it imports when it is asked for one."""
 TESTING_IS_KNOWN_TO = {"lading.cli.serve", "lading.cli.demo"}
 
 OWNERS = {
@@ -53,6 +56,8 @@ OWNERS = {
     "sqlite3": ("lading.store.index*",),
     "yaml": ("lading.agents.document",),
     "zstandard": ("lading.agents.artifact",),
+    "trustme": ("lading.testing.tls",),
+    "pytest": ("lading.testing.plugin",),
     "click": ("lading.cli", "lading.cli.*"),
     "rich": ("lading.cli", "lading.cli.*"),
 }
@@ -156,6 +161,8 @@ def trespass(name: str, imported: Import) -> str | None:
     if mine == other:
         return None
     if mine == "testing":
+        if name == PLUGIN and target in PLUGIN_KNOWS and imported.is_lazy:
+            return None
         return None if target in TESTING_KNOWS else "the embedded registry stands alone"
     if other == "testing":
         is_welcome = name in TESTING_IS_KNOWN_TO and imported.is_lazy
@@ -280,6 +287,10 @@ SNIPPETS = [
     ("lading.testing.registry", "from lading.oci.manifest import parse_manifest", True),
     ("lading.testing.registry", "from lading.errors import LadingError", True),
     ("lading.testing.registry", "from lading import Digest", False),
+    ("lading.testing.registry", "def run():\n    from lading.client import Client", True),
+    ("lading.testing.plugin", "def fixture():\n    from lading.client import Client", False),
+    ("lading.testing.plugin", "from lading.client import Client", True),
+    ("lading.testing.plugin", "def fixture():\n    from lading.network import Network", True),
     ("lading.cli.serve", "from lading.testing import EmbeddedRegistry", True),
     ("lading.cli.agents", "def run():\n    from lading.testing import EmbeddedRegistry", True),
     ("lading.client", "def run():\n    import lading.testing", True),

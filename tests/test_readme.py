@@ -7,7 +7,15 @@ import re
 from pathlib import Path
 
 import lading
+from lading.testing import Recording, ThreadedRegistry
 
+OWNERS = {
+    "lading": lading,
+    "client": lading.Client,
+    "lading_client": lading.Client,
+    "oci_registry": ThreadedRegistry,
+    "requests": Recording,
+}
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
@@ -18,7 +26,7 @@ def test_the_python_in_the_readme_uses_names_that_exist() -> None:
         tree = ast.parse("async def example():\n" + "".join(f"    {line}\n" for line in block.splitlines()))
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                owner = {"lading": lading, "client": lading.Client}.get(node.value.id)
+                owner = OWNERS.get(node.value.id)
                 assert owner is None or hasattr(owner, node.attr), ast.unparse(node)
 
 

@@ -34,9 +34,14 @@ class _Flight:
 
 
 class Flights:
-    """Runs operations, one at a time for each key. Belongs to the event loop that it was constructed on."""
+    """Runs operations, one at a time for each key. Belongs to the event loop that it was constructed on.
 
-    def __init__(self) -> None:
+    ``at_end`` is awaited when the last flight has ended: by ``aclose``, or because the loop itself is being shut down,
+    which is the end of a client that nobody closes.
+    """
+
+    def __init__(self, at_end: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._at_end = at_end
         self._loop = asyncio.get_running_loop()
         self._flights: dict[Hashable, _Flight] = {}
         self._group: TaskGroup | None = None
@@ -108,9 +113,13 @@ class Flights:
             raise error
 
     async def _run(self) -> None:
-        async with anyio.create_task_group() as self._group:
-            self._started.set()
-            await anyio.sleep_forever()
+        try:
+            async with anyio.create_task_group() as self._group:
+                self._started.set()
+                await anyio.sleep_forever()
+        finally:
+            if self._at_end is not None:
+                await self._at_end()
 
     def _end(self, _host: asyncio.Task[None]) -> None:
         # A callback, because a task that is cancelled before it has begun runs no `finally`.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 
 from lading import __version__
 from lading.auth.credentials import Credentials, DockerConfig
 from lading.auth.transport import AuthTransport
+from lading.errors import LadingError
 from lading.events import Listener
 from lading.flight import Flights
 from lading.http.redirect import RedirectTransport
@@ -39,7 +42,8 @@ class Network:
         self._transport = RedirectTransport(
             AuthTransport(self._session, DockerConfig() if credentials is None else credentials)
         )
-        self._flights = Flights()
+        self._loop = asyncio.get_running_loop()
+        self._flights = Flights(at_end=self._session.aclose)
         self._warned: set[str] = set()
         self.agents = AgentPuller(
             store,
@@ -79,3 +83,19 @@ class Network:
             await self._flights.aclose()
         finally:
             await self._session.aclose()
+
+    def close(self) -> None:
+        """Do the same from outside of the event loop; what belonged to one that is closed has ended with it.
+
+        Raises:
+            LadingError: an event loop is running, here or where this was opened.
+        """
+        try:
+            asyncio.get_running_loop()
+            is_running = True
+        except RuntimeError:
+            is_running = self._loop.is_running()
+        if is_running:
+            raise LadingError("this client can't be closed from here: an event loop runs", hint="await its aclose()")
+        if not self._loop.is_closed():
+            self._loop.run_until_complete(self.aclose())

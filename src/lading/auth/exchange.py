@@ -68,8 +68,11 @@ async def fetch_token(
         raise _refused_realm(server, why)
     if credential is not None and credential.identity_token:
         answer = await _send(transport, server, _post(server, scopes, credential.identity_token))
-        if answer.status not in (400, 404, 405) or not credential.is_basic:
+        if answer.status not in (400, 404, 405):
             return _grant(answer, server, scopes)
+        if not credential.is_basic:
+            # RFC 6749, section 5.2: a grant that isn't valid any more is 400, and means what 401 means elsewhere.
+            raise _refused_identity(answer, server)
     answer = await _send(transport, server, _get(server, scopes, credential))
     return _grant(answer, server, scopes)
 
@@ -177,6 +180,16 @@ def _refused(answer: _Answer, server: TokenServer, scopes: tuple[str, ...]) -> L
     if status == 429:
         return RateLimited(message, method="GET", url=realm, retry_after=_retry_after(answer.headers))
     return RegistryError(message, method="GET", url=realm, status=status)
+
+
+def _refused_identity(answer: _Answer, server: TokenServer) -> Unauthorized:
+    return Unauthorized(
+        f"token server {redact_url(server.realm)} answered {answer.status}: it doesn't take the identity token",
+        method="POST",
+        url=server.realm,
+        status=answer.status,
+        hint="log in to the registry again",
+    )
 
 
 def _retry_after(headers: Headers) -> float | None:

@@ -190,7 +190,7 @@ class AuthTransport:
 
     async def _second_means(self, exchange: _Exchange, means: Means, error: RegistryError) -> Means | None:
         host = exchange.request.registry
-        if error.status not in _REFUSALS:
+        if error.status not in _REFUSALS and not isinstance(error, Unauthorized):
             return None
         if means.credential is None:
             if not exchange.may_escalate:
@@ -198,7 +198,7 @@ class AuthTransport:
             exchange.may_escalate = False
             credential = await self._wallet.credential(host)
             return None if credential is None else replace(means, credential=credential)
-        if error.status != 401:
+        if not isinstance(error, Unauthorized):
             return None
         exchange.may_escalate = False
         credential = await self._wallet.renewed(host, means.credential)

@@ -74,7 +74,8 @@ def _prepare_for_many() -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # What isn't HTTP is answered with 400; a traceback for each says nothing more.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     told = False

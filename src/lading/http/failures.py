@@ -39,8 +39,17 @@ def failure(error: Exception, request: Request, *, in_body: bool = False) -> Lad
         tried = f"{request.method} {redact_url(request.url)}"
         translated = BodyInterrupted(f"{tried}: the connection was lost in the body", url=request.url, hint="try again")
     is_quoting = isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL | TimeoutError)
-    translated.__cause__ = Quoted(f"{type(error).__name__}: {redact(str(error))}") if is_quoting else error
+    translated.__cause__ = Quoted(f"{type(error).__name__}: {redact(_quotable(error))}") if is_quoting else error
     return translated
+
+
+def _quotable(error: Exception) -> str:
+    # What follows the first line is what was received in place of an answer: somebody's content, of any length.
+    return _first_line(error) if isinstance(error, aiohttp.ClientResponseError) else str(error)
+
+
+def _first_line(error: aiohttp.ClientResponseError) -> str:
+    return error.message.partition("\n")[0].rstrip(":")
 
 
 def _translate(error: Exception, request: Request) -> LadingError:
@@ -55,8 +64,7 @@ def _translate(error: Exception, request: Request) -> LadingError:
     if isinstance(error, aiohttp.InvalidURL):
         return ProtocolError(f"{tried}: not a URL that can be asked")
     if isinstance(error, aiohttp.ClientResponseError):
-        said = error.message.partition("\n")[0].rstrip(":")
-        return ProtocolError(f"{tried}: the answer isn't HTTP: {said}")
+        return ProtocolError(f"{tried}: the answer isn't HTTP: {_first_line(error)}")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return ConnectFailed(
             f"{tried}: the host {error.host!r} isn't known", url=url, hint="is its name spelled right?"

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from lading.testing.content import BlobReader, Content, DamagedBlob
 from lading.testing.endpoints import Answer
+from lading.testing.ranges import Part
 from lading.testing.refusals import ErrorCode, Refusal
 from lading.testing.uploads import Upload
 
@@ -69,13 +70,16 @@ async def send(request: web.Request, answer: Answer, content: Content) -> web.St
     """Send an answer; cut the connection where a blob turns out to be damaged."""
     headers = {"Docker-Distribution-API-Version": "registry/2.0", **answer.headers}
     body = answer.body
+    if answer.part is not None:
+        body = narrowed(body, answer.part)
     if isinstance(body, bytes):
         if request.method == "HEAD" or len(body) <= _PIECE_BYTES:
             return web.Response(status=answer.status, headers=headers, body=body)
         reader: BlobReader | io.BytesIO = io.BytesIO(body)
         size, limit = len(body), _PIECE_BYTES
     else:
-        reader, size, limit = body, body.size, _FILE_PIECE_BYTES
+        reader, limit = body, _FILE_PIECE_BYTES
+        size = body.size if answer.part is None else answer.part[1] - answer.part[0]
     response = web.StreamResponse(status=answer.status, headers=headers)
     response.content_length = size
     try:
@@ -92,6 +96,14 @@ async def send(request: web.Request, answer: Answer, content: Content) -> web.St
     finally:
         reader.close()
     return response
+
+
+def narrowed(body: bytes | BlobReader, part: Part) -> bytes | BlobReader:
+    """Return a part of a body; of a reader no byte before the part is read."""
+    if isinstance(body, bytes):
+        return body[slice(*part)]
+    body.narrow(*part)
+    return body
 
 
 async def _pieces(request: web.Request) -> AsyncIterator[bytes]:

@@ -7,7 +7,7 @@ Look-ups that find nothing raise the `Refusal` that the spec has for it; removal
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -56,11 +56,15 @@ class Spool(Protocol):
 
 
 class BlobReader(Protocol):
-    """A large blob on its way out, from the first byte to the last."""
+    """A large blob on its way out, from the first byte to the last, unless `narrow` says otherwise."""
 
     @property
     def size(self) -> int:
         """How many bytes there are in all."""
+        ...
+
+    def narrow(self, start: int, stop: int, /) -> None:
+        """Read only the bytes from `start` to before `stop` from now on; a part can't be verified, and isn't."""
         ...
 
     def read(self, limit: int, /) -> bytes:
@@ -118,6 +122,10 @@ class Content(Protocol):
 
     def manifest(self, repository: str, reference: str) -> StoredManifest:
         """Return the manifest that a tag or a digest names; raise NAME_UNKNOWN or MANIFEST_UNKNOWN."""
+        ...
+
+    def manifests(self, repository: str) -> Iterator[StoredManifest]:
+        """Find all manifests of a repository, in no order; none in one that doesn't exist."""
         ...
 
     def has_repository(self, repository: str) -> bool:

@@ -185,6 +185,15 @@ class DirectoryContent:
                 break
         raise unknown_manifest(repository, reference)
 
+    def manifests(self, repository: str) -> Iterator[StoredManifest]:
+        """Find all manifests of a repository that are intact."""
+        if self.has_repository(repository):
+            for path in self._layout.manifests(repository).glob("*/*"):
+                digest = f"{path.parent.name}:{path.name}"
+                found = self._read_manifest(repository, digest) if grammar.is_digest(digest) else None
+                if found is not None:
+                    yield found
+
     def has_repository(self, repository: str) -> bool:
         """Tell whether something was ever put into `repository`."""
         return grammar.is_repository(repository) and self._layout.manifests(repository).is_dir()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from lading.testing import grammar
@@ -24,6 +24,8 @@ from lading.testing.content import (
     unknown_repository,
 )
 from lading.testing.manifests import Requirement, requirements
+from lading.testing.ranges import Part, Unsatisfiable, asked_part, content_range, unsatisfied_range
+from lading.testing.referrers import INDEX, referrers
 from lading.testing.refusals import ErrorCode, Refusal
 from lading.testing.routes import Kind, Route
 from lading.testing.uploads import Upload, Uploads
@@ -46,20 +48,38 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response that nobody has sent yet. Whoever sends it closes a body that is a reader."""
+    """A response that nobody has sent yet. Whoever sends it closes a body that is a reader.
+
+    `part` is what is sent of the body, None for all of it.
+    """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | BlobReader = b""
+    part: Part | None = None
 
 
 class Endpoints:
-    """Answers calls from the content and the uploads that it is given; refuses to change them unless writable."""
+    """Answers calls from the content and the uploads that it is given; refuses to change them unless writable.
 
-    def __init__(self, content: Content, uploads: Uploads, *, writable: bool = True) -> None:
+    Without `referrers` there is no such endpoint, as in older registries. `chunk_min_length` is announced to whoever
+    begins an upload.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        uploads: Uploads,
+        *,
+        writable: bool = True,
+        referrers: bool = True,
+        chunk_min_length: int | None = None,
+    ) -> None:
         self._content = content
         self._uploads = uploads
         self._is_writable = writable
+        self._has_referrers = referrers
+        self._chunk_min_length = chunk_min_length
         self._table: dict[tuple[Kind, str], Callable[[Call], Answer]] = {
             ("ping", "GET"): self._ping,
             ("catalog", "GET"): self._list_repositories,
@@ -69,6 +89,7 @@ class Endpoints:
             ("blob", "GET"): self._get_blob,
             ("blob", "DELETE"): self._delete_blob,
             ("tags", "GET"): self._list_tags,
+            ("referrers", "GET"): self._list_referrers,
             ("upload", "POST"): self._begin_upload,
             ("upload", "GET"): self._get_upload,
             ("upload", "PATCH"): self._append_upload,
@@ -99,7 +120,7 @@ class Endpoints:
 
     def _endpoint(self, call: Call) -> Callable[[Call], Answer]:
         route = call.route
-        if route.kind == "other":
+        if route.kind == "other" or (route.kind == "referrers" and not self._has_referrers):
             raise Refusal(ErrorCode.UNSUPPORTED, "no such endpoint", status=404)
         if call.method in _WRITING and not self._is_writable:
             headers = {"Allow": "GET, HEAD"}
@@ -138,7 +159,10 @@ class Endpoints:
         for child in needed.manifests:
             _check_held(child, self._manifest_size(repository, child.digest))
         self._content.put_manifest(repository, StoredManifest(digest, media_type, call.body), tag)
-        return _created(f"/v2/{repository}/manifests/{reference}", digest)
+        created = _created(f"/v2/{repository}/manifests/{reference}", digest)
+        if needed.subject is None or not self._has_referrers:
+            return created
+        return replace(created, headers={**created.headers, "OCI-Subject": needed.subject.digest})
 
     def _manifest_size(self, repository: str, digest: str) -> int | None:
         try:
@@ -160,8 +184,7 @@ class Endpoints:
     def _get_blob(self, call: Call) -> Answer:
         digest = _check_digest(call.route.reference)
         blob = self._content.blob(call.route.repository, digest)
-        headers = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest}
-        return Answer(200, headers, blob)
+        return _with_range(call, digest, blob)
 
     def _delete_blob(self, call: Call) -> Answer:
         repository, digest = call.route.repository, _check_digest(call.route.reference)
@@ -183,6 +206,15 @@ class Endpoints:
         tags, headers = _page(call, f"/v2/{repository}/tags/list", self._content.tags(repository), tag_order)
         return _json({"name": repository, "tags": tags}, headers)
 
+    def _list_referrers(self, call: Call) -> Answer:
+        subject, artifact_type = _check_digest(call.route.reference), call.query.get("artifactType")
+        # Of what isn't there, too, there may be referrers: the answer is never 404.
+        found = referrers(self._content.manifests(call.route.repository), subject, artifact_type)
+        headers = {"Content-Type": INDEX}
+        if artifact_type is not None:
+            headers["OCI-Filters-Applied"] = "artifactType"
+        return _json(found, headers)
+
     def _begin_upload(self, call: Call) -> Answer:
         repository = call.route.repository
         mount, source = call.query.get("mount"), call.query.get("from")
@@ -192,7 +224,10 @@ class Endpoints:
             _check_digest(mount)
             if source is not None and self._content.mount_blob(repository, mount, check_repository(source)):
                 return _blob_created(repository, mount)
-        return _accepted(self._uploads.begin(repository, self._content.spool()))
+        begun = _accepted(self._uploads.begin(repository, self._content.spool()))
+        if self._chunk_min_length is None:
+            return begun
+        return replace(begun, headers={**begun.headers, "OCI-Chunk-Min-Length": str(self._chunk_min_length)})
 
     def _get_upload(self, call: Call) -> Answer:
         return Answer(204, self._uploads.find(call.route.repository, call.route.reference).headers())
@@ -233,6 +268,27 @@ def refuse(refusal: Refusal) -> Answer:
 
 def _json(document: object, headers: Mapping[str, str] | None = None) -> Answer:
     return Answer(200, {"Content-Type": "application/json", **(headers or {})}, json.dumps(document).encode())
+
+
+def _with_range(call: Call, digest: str, blob: bytes | BlobReader) -> Answer:
+    size = len(blob) if isinstance(blob, bytes) else blob.size
+    etag = f'"{digest}"'
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Docker-Content-Digest": digest,
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+    }
+    try:
+        # RFC 9110, section 14.2: only GET has ranges.
+        part = asked_part(call.headers, size, etag) if call.method == "GET" else None
+    except Unsatisfiable:
+        if not isinstance(blob, bytes):
+            blob.close()
+        return Answer(416, {**headers, "Content-Range": unsatisfied_range(size)})
+    if part is None:
+        return Answer(200, headers, blob)
+    return Answer(206, {**headers, "Content-Range": content_range(part, size)}, blob, part)
 
 
 def _created(location: str, digest: str) -> Answer:

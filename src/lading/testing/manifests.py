@@ -38,10 +38,14 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What must be in the repository before the manifest: blobs for an image, manifests for an index."""
+    """What must be in the repository before the manifest: blobs for an image, manifests for an index.
+
+    `subject` is what the manifest refers to, which may come later.
+    """
 
     blobs: tuple[Requirement, ...] = ()
     manifests: tuple[Requirement, ...] = ()
+    subject: Requirement | None = None
 
 
 def requirements(raw: bytes, media_type: str) -> Requirements:
@@ -55,13 +59,14 @@ def requirements(raw: bytes, media_type: str) -> Requirements:
         raise _invalid("mediaType is not the Content-Type", document["mediaType"])
     if type(document.get("schemaVersion")) is not int or document["schemaVersion"] != 2:
         raise _invalid("schemaVersion is not 2", document.get("schemaVersion"))
+    subject = _requirement(document["subject"]) if "subject" in document else None
     if media_type in _IMAGES:
         _reject_keys(document, "manifests")
         layers = [layer for layer in _list(document, "layers") if not _is_elsewhere(layer)]
-        return Requirements(blobs=tuple(map(_requirement, [document.get("config"), *layers])))
+        return Requirements(blobs=tuple(map(_requirement, [document.get("config"), *layers])), subject=subject)
     if media_type in _INDEXES:
         _reject_keys(document, "config", "layers")
-        return Requirements(manifests=tuple(map(_requirement, _list(document, "manifests"))))
+        return Requirements(manifests=tuple(map(_requirement, _list(document, "manifests"))), subject=subject)
     raise _invalid("media type is not that of a manifest", media_type)
 
 

@@ -6,7 +6,7 @@ Content is kept as given, under the digest given: arranging damaged content is a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -85,6 +85,11 @@ class MemoryContent:
             return held.manifests[held.tags.get(reference, reference)]
         except KeyError:
             raise unknown_manifest(repository, reference) from None
+
+    def manifests(self, repository: str) -> Iterator[StoredManifest]:
+        """Find all manifests of a repository."""
+        held = self._repositories.get(repository)
+        return iter(tuple(held.manifests.values()) if held is not None else ())
 
     def has_repository(self, repository: str) -> bool:
         """Tell whether something was ever put into `repository`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from lading.testing.routes import Kind
@@ -15,16 +16,31 @@ class RecordedRequest:
 
     `path` and `query` are as sent, percent-encoding included. `headers` look up without regard to case.
     `status` is None until the head of the answer goes out. `bytes_sent` counts the answer's body on the wire:
-    what a broken or unfinished answer has sent so far, with the framing if the body is chunked.
+    what a broken or unfinished answer has sent so far, with the framing if the body is chunked. `connection` is
+    the number of the connection that it came on, counted from 1 in the order in which they were opened. `origin` is
+    where it was sent: the registry itself, or its token service or storage (`http://127.0.0.1:5000`).
     """
 
     method: str
     path: str
     query: str
     kind: Kind
-    headers: Mapping[str, str] = field(hash=False)
+    headers: Mapping[str, str] = field(hash=False, repr=False)  # a failing test's output is no place for credentials
     status: int | None = None
     bytes_sent: int = 0
+    connection: int = 0
+    origin: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What happened in a time: the requests in order of arrival, and how many connections were opened."""
+
+    requests: tuple[RecordedRequest, ...]
+    connections: int
 
 
 def _nothing_sent() -> int:
@@ -56,22 +72,53 @@ class Exchange:
         return replace(self._request, status=self._status, bytes_sent=self._count())
 
 
-class Recorder:
-    """Keeps the exchanges in the order in which the requests arrived; the last `limit` of them, if there is one."""
+class Ledger:
+    """Exchanges in the order in which their requests arrived, and a count of connections; the last `limit` ones."""
 
     def __init__(self, limit: int | None = None) -> None:
-        self._exchanges: deque[Exchange] = deque(maxlen=limit)
+        self.exchanges: deque[Exchange] = deque(maxlen=limit)
+        self.connections = 0
+
+    def log(self) -> Log:
+        """Return what happened as it stands now."""
+        return Log(tuple(exchange.snapshot() for exchange in self.exchanges), self.connections)
+
+
+class Recorder:
+    """Keeps a ledger of everything, and one for each part that someone wants to look at alone."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._everything = Ledger(limit)
+        self._parts: list[Ledger] = []
+
+    def connected(self) -> None:
+        """Count a connection that has just been opened."""
+        for ledger in (self._everything, *self._parts):
+            ledger.connections += 1
 
     def arrived(self, request: RecordedRequest) -> Exchange:
         """Enter a request that has just arrived."""
         exchange = Exchange(request)
-        self._exchanges.append(exchange)
+        for ledger in (self._everything, *self._parts):
+            ledger.exchanges.append(exchange)
         return exchange
 
-    def requests(self) -> list[RecordedRequest]:
-        """Return all requests as they stand now, in a list of the caller's own."""
-        return [exchange.snapshot() for exchange in self._exchanges]
+    def log(self) -> Log:
+        """Return everything as it stands now."""
+        return self._everything.log()
+
+    @contextmanager
+    def part(self) -> Iterator[Ledger]:
+        """Keep a ledger of what happens in the block; it stays readable afterwards."""
+        ledger = Ledger()
+        self._parts.append(ledger)
+        try:
+            yield ledger
+        finally:
+            # By identity: two parts that saw the same are still two.
+            self._parts = [part for part in self._parts if part is not ledger]
 
     def clear(self) -> None:
-        """Forget the requests so far; an answer still under way is no longer followed."""
-        self._exchanges.clear()
+        """Forget what happened so far, but for parts; an answer still under way is no longer followed."""
+        self._everything.exchanges.clear()
+        self._everything.connections = 0

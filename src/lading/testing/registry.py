@@ -11,7 +11,9 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -20,20 +22,29 @@ from typing import Self
 from aiohttp import web
 
 from lading.testing import grammar
+from lading.testing.access import Access
 from lading.testing.bodies import read_body, receive, send
+from lading.testing.budgets import Inspection, Recording
+from lading.testing.connections import Connections
 from lading.testing.content import Content, StoredManifest
 from lading.testing.endpoints import Answer, Call, Endpoints, refuse
 from lading.testing.memory import MemoryContent
-from lading.testing.record import Exchange, RecordedRequest, Recorder
+from lading.testing.profiles import PLAIN, Profile
+from lading.testing.quirks import Quirks
+from lading.testing.record import Exchange, Log, RecordedRequest, Recorder
 from lading.testing.refusals import ErrorCode, Refusal
 from lading.testing.routes import Route, parse_route
+from lading.testing.sabotage import Sabotage
+from lading.testing.schedule import Faults
+from lading.testing.sites import Sites
+from lading.testing.tls import ThrowawayCA, authority
 from lading.testing.uploads import Uploads
 
 Intercept = Callable[[web.Request, RecordedRequest], Awaitable[web.StreamResponse | None]]
 
 # aiohttp waits this long, twice, for a connection that refuses to end; zero would mean for ever.
 _SHUTDOWN_SECONDS = 0.05
-_BACKLOG = 1024
+_BACKLOG = 128
 
 # What an interceptor's `request.read()` gives up at.
 _BODY_MAX_BYTES = 1024 * 1024 * 1024
@@ -41,7 +52,7 @@ _BODY_MAX_BYTES = 1024 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
 
-class EmbeddedRegistry:
+class EmbeddedRegistry(Inspection):
     """An OCI registry in this process, on loopback unless told otherwise; plain HTTP, open to everyone.
 
     Use it as an async context manager, or call `start` and `stop`. `port` 0 takes a free port at the first
@@ -51,7 +62,17 @@ class EmbeddedRegistry:
 
     `content` is what it holds: nothing, in memory, unless given (see `DirectoryContent` for what lasts). Unless
     `writable`, whatever would change the content over HTTP is refused. `records` is how many of the latest
-    requests stay on record, None for all: a registry that runs for long needs a limit.
+    requests stay on record, None for all: a registry that runs for long needs a limit. `tls` serves https instead
+    of http, with a certificate for localhost and the loopback addresses by a new authority or by one that is given.
+
+    `profile` is the kind of registry that it is like: what it asks, sends and refuses beside the specification. One
+    that asks who is there knows `users` (passwords by name; None leaves everything to everybody) and repositories that
+    are `private` to them. Its token service, and the storage that it sends to for blobs, may be origins of their own,
+    which start and stop with it; their requests are on record too, as kinds "token" and "storage". `clock` says in
+    seconds when tokens, signed URLs and the time of a rate limit are over.
+
+    Without `referrers` it has no referrers API, as older registries: clients use the fallback tag. `chunk_min_length`
+    is announced to whoever begins an upload. `faults` is what is to go wrong, see `lading.testing.faults`.
 
     `intercept`, when set, is awaited with each request and its record before the registry answers: what it
     returns is sent instead, None lets the registry answer. It may hang (`stop` cancels it), abort
@@ -67,14 +88,34 @@ class EmbeddedRegistry:
         content: Content | None = None,
         writable: bool = True,
         records: int | None = None,
+        tls: bool | ThrowawayCA = False,
+        profile: Profile = PLAIN,
+        users: Mapping[str, str] | None = None,
+        private: Collection[str] = frozenset(),
+        clock: Callable[[], float] = time.monotonic,
+        referrers: bool = True,
+        chunk_min_length: int | None = None,
     ) -> None:
         self.intercept: Intercept | None = None
+        self.faults = Faults()
         self._address = host
         self._port = port
         self._content: Content = content if content is not None else MemoryContent()
         self._recorder = Recorder(records)
-        self._endpoints = Endpoints(self._content, Uploads(), writable=writable)
+        self._endpoints = Endpoints(
+            self._content, Uploads(), writable=writable, referrers=referrers, chunk_min_length=chunk_min_length
+        )
+        self._authority = authority(tls)
+        self._tls = self._authority.server_context(host) if self._authority is not None else None
+        self._connections = Connections(self._recorder.connected)
+        self._quirks: Quirks | None = None
+        self._sites: Sites | None = None
+        if profile != PLAIN or users is not None or private:
+            access = Access(users, frozenset(private), profile.serves_anybody)
+            self._quirks = Quirks(profile, access, clock)
+            self._sites = Sites(self._quirks.sites, host)
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
         # aiohttp runs each request in a task of its own: it identifies the exchange, and `stop` cancels it.
         self._active: dict[asyncio.Task[object], Exchange] = {}
 
@@ -94,12 +135,20 @@ class EmbeddedRegistry:
         )
         try:
             await runner.setup()
-            await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+            assert runner.server is not None
+            self._server = await asyncio.get_running_loop().create_server(
+                self._connections.numbered(runner.server), sock=listener, backlog=_BACKLOG, ssl=self._tls
+            )
+            self._port = listener.getsockname()[1]
+            if self._quirks is not None and self._sites is not None:
+                factory = self._connections.numbered(runner.server)
+                self._quirks.origins = await self._sites.start(factory, self._tls, self.url)
         except BaseException:
             listener.close()
+            if self._sites is not None:
+                self._sites.stop()
             await runner.cleanup()
             raise
-        self._port = listener.getsockname()[1]
         self._runner = runner
 
     async def stop(self) -> None:
@@ -110,8 +159,10 @@ class EmbeddedRegistry:
         runner, self._runner = self._runner, None
         if runner is None:
             return
-        for site in runner.sites:
-            await site.stop()
+        assert self._server is not None
+        self._server.close()
+        if self._sites is not None:
+            self._sites.stop()
         # Requests that have just been read become tasks first, so that they are cancelled too.
         await asyncio.sleep(0)
         caller = asyncio.current_task()
@@ -145,22 +196,62 @@ class EmbeddedRegistry:
     @property
     def url(self) -> str:
         """The origin of the registry, without a trailing slash."""
-        return f"http://{self.host}"
+        return f"{'http' if self._tls is None else 'https'}://{self.host}"
+
+    @property
+    def token_url(self) -> str:
+        """The origin of its token service; raise `RuntimeError` unless it is like one that has tokens."""
+        return self._with_tokens().origin_of("token")
+
+    @property
+    def storage_url(self) -> str:
+        """The origin that it sends to for blobs; raise `RuntimeError` unless it is like one that does."""
+        if self._quirks is None or not self._quirks.has_storage:
+            raise RuntimeError("this registry sends nobody elsewhere for blobs: give it a profile with a redirect")
+        return self._quirks.origin_of("storage")
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The certificate that clients have to trust, as PEM; raise `RuntimeError` without TLS."""
+        if self._authority is None:
+            raise RuntimeError("this registry has no certificate: construct it with tls=True")
+        return self._authority.pem
 
     # What it was asked.
 
-    @property
-    def requests(self) -> list[RecordedRequest]:
-        """The requests so far in order of arrival, as they stand now."""
-        return self._recorder.requests()
+    def log(self) -> Log:
+        """Return what happened so far."""
+        return self._recorder.log()
 
-    def summary(self) -> list[str]:
-        """Return method and kind of each request in order of arrival: `["GET manifest", "GET blob"]`."""
-        return [f"{request.method} {request.kind}" for request in self.requests]
+    @contextmanager
+    def recording(self) -> Iterator[Recording]:
+        """Record apart what happens in the block: `with registry.recording() as requests:`."""
+        with self._recorder.part() as part:
+            yield Recording(part.log)
 
     def clear_requests(self) -> None:
-        """Forget the requests so far."""
+        """Forget the requests and the connections so far."""
         self._recorder.clear()
+
+    # Who it gives tokens to.
+
+    @property
+    def token_requests(self) -> int:
+        """How many of the requests on record are for tokens."""
+        return sum(request.kind == "token" for request in self.requests)
+
+    def expire_tokens(self) -> None:
+        """Let every token that was given out so far be over; raise `RuntimeError` unless it has tokens."""
+        self._with_tokens().tokens.expire()
+
+    def identity_token(self, user: str) -> str:
+        """Return a new identity token (a refresh token) of a user; raise `KeyError` for a stranger."""
+        return self._with_tokens().tokens.identity_token(user)
+
+    def _with_tokens(self) -> Quirks:
+        if self._quirks is None or not self._quirks.has_tokens:
+            raise RuntimeError("this registry has no tokens: give it a profile with bearer authentication")
+        return self._quirks
 
     # What it holds, arranged without HTTP.
 
@@ -197,16 +288,34 @@ class EmbeddedRegistry:
         return application
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        route = parse_route(request.rel_url.path)
-        exchange = self._arrived(request, route)
+        route, origin = self._addressed(request)
+        exchange = self._arrived(request, route, origin)
         if self.intercept is not None:
             response = await self.intercept(request, exchange.snapshot())
             if response is not None:
                 return response
-        return await send(request, await self._answer(request, route), self._content)
+        due = self.faults.due(exchange.snapshot())
+        if due:
+            sabotage = Sabotage(request, exchange.snapshot(), due, self.faults)
+            return await sabotage.answer(partial(self._answer, request, route), self._content)
+        return await send(request, await self._answer(request, route, request.headers), self._content)
 
-    async def _answer(self, request: web.Request, route: Route) -> Answer:
-        call = Call(request.method, route, request.query, request.headers)
+    def _addressed(self, request: web.Request) -> tuple[Route, str]:
+        """Return what a request is about, and the origin that it came to."""
+        url = request.rel_url
+        if self._quirks is None or self._sites is None:
+            return parse_route(url.path), self.url
+        site = self._sites.of(request)
+        return self._quirks.route(site, url.path, url.raw_path_qs), self._quirks.origins[site]
+
+    async def _answer(self, request: web.Request, route: Route, headers: Mapping[str, str]) -> Answer:
+        call = Call(request.method, route, request.query, headers)
+        serve = partial(self._serve, request)
+        if self._quirks is None:
+            return await serve(call)
+        return await self._quirks.answer(call, partial(read_body, request), serve)
+
+    async def _serve(self, request: web.Request, call: Call) -> Answer:
         try:
             return await self._decide(request, call)
         except Refusal as refusal:
@@ -224,10 +333,18 @@ class EmbeddedRegistry:
             await receive(request, upload, self._content)
             return await self._content.run(partial(self._endpoints.answer, replace(call, upload=upload)))
 
-    def _arrived(self, request: web.Request, route: Route) -> Exchange:
+    def _arrived(self, request: web.Request, route: Route, origin: str) -> Exchange:
         url = request.rel_url
         exchange = self._recorder.arrived(
-            RecordedRequest(request.method, url.raw_path, url.raw_query_string, route.kind, request.headers)
+            RecordedRequest(
+                request.method,
+                url.raw_path,
+                url.raw_query_string,
+                route.kind,
+                request.headers,
+                connection=self._connections.number(request.protocol),
+                origin=origin,
+            )
         )
         task = asyncio.current_task()
         assert task is not None

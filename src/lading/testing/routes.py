@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["manifest", "blob", "upload", "tags", "catalog", "ping", "other"]
+# "token" and "storage" are no paths of the specification: what a profile adds, it also routes.
+Kind = Literal["manifest", "blob", "upload", "tags", "referrers", "catalog", "ping", "token", "storage", "other"]
 
 # distribution-spec v1.1, "Endpoints"; the catalog is what other registries have besides. Names are greedy because a
 # repository may itself be called "a/blobs/b".
@@ -15,6 +16,7 @@ _PATHS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("catalog", re.compile(r"/v2/_catalog")),
     ("manifest", re.compile(r"/v2/(?P<repository>.+)/manifests/(?P<reference>[^/]+)")),
     ("tags", re.compile(r"/v2/(?P<repository>.+)/tags/list")),
+    ("referrers", re.compile(r"/v2/(?P<repository>.+)/referrers/(?P<reference>[^/]+)")),
     ("upload", re.compile(r"/v2/(?P<repository>.+)/blobs/uploads/(?P<reference>[^/]*)")),
     ("blob", re.compile(r"/v2/(?P<repository>.+)/blobs/(?P<reference>[^/]+)")),
 )
@@ -24,7 +26,7 @@ _PATHS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 class Route:
     """A resource of the registry.
 
-    `reference` is a tag or a digest (manifest), a digest (blob), an upload's identifier or "" for a new one
+    `reference` is a tag or a digest (manifest), a digest (blob, referrers), an upload's identifier or "" for a new one
     (upload).
     """
 
