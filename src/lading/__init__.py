@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lading import errors
     from lading.agents.agent import Agent
-    from lading.auth.credentials import Credential
+    from lading.auth.credentials import Credential, Credentials, StaticCredentials
     from lading.client import Client, pull_agent
     from lading.errors import LadingError
     from lading.oci.descriptor import Descriptor
@@ -32,6 +32,7 @@ __all__ = [
     "Agent",
     "Client",
     "Credential",
+    "Credentials",
     "Descriptor",
     "Digest",
     "Index",
@@ -41,6 +42,7 @@ __all__ = [
     "MemoryStore",
     "Pushed",
     "Reference",
+    "StaticCredentials",
     "Store",
     "__version__",
     "errors",
@@ -51,6 +53,8 @@ _HOMES = {
     "Agent": "lading.agents.agent",
     "Client": "lading.client",
     "Credential": "lading.auth.credentials",
+    "Credentials": "lading.auth.credentials",
+    "StaticCredentials": "lading.auth.credentials",
     "Descriptor": "lading.oci.descriptor",
     "Digest": "lading.oci.digest",
     "Index": "lading.oci.manifest",

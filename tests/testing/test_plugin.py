@@ -344,7 +344,9 @@ def test_a_client_is_closed_after_its_loop(threaded: ThreadedRegistry, tmp_path:
     client = Client(tmp_path)
     asyncio.run(client.push_agent(YAML, f"{threaded.host}/acme/triage"))
     client.close()
-    gc.collect()  # what isn't closed warns
+    with pytest.raises(LadingError, match="closed"):
+        client.cached("acme/triage")
+    assert not list(tmp_path.glob("*-wal"))
 
 
 async def test_a_client_is_not_closed_while_a_loop_runs(threaded: ThreadedRegistry, tmp_path: Path) -> None:

@@ -319,6 +319,20 @@ async def test_it_is_killed_and_comes_back(path: Path, registry: EmbeddedRegistr
     assert not path.exists()
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_no_connection_survives_however_far_it_got(path: Path, turns: int) -> None:
+    async with EmbeddedProxy(unix=path) as proxy:
+        proxy.fault = 502
+        async with dialled(proxy) as (reader, writer):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await proxy.kill()
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"CONNECT 127.0.0.1:1 HTTP/1.1\r\n\r\n")
+                assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert proxy.requests == []
+
+
 async def test_on_tcp_it_comes_back_at_the_same_port(proxy: EmbeddedProxy, registry: EmbeddedRegistry) -> None:
     url = proxy.url
     await proxy.kill()

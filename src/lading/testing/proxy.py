@@ -182,6 +182,9 @@ class EmbeddedProxy:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self._server is None:  # taken away while the connection was on its way here
+            _reset(writer)
+            return
         self.connections += 1
         self._open.add(task)
         try:
@@ -204,14 +207,14 @@ class EmbeddedProxy:
             return
         number = len(self._requests)
         self._requests.append(request)
-        status = await self._refusal(request, writer)
+        status = await self._refusal(request)
         if status is None:
             status = await self._pass_on(request, head, reader, writer, number)
         if status is not None:
             self._settle(number, request, status)
             await _answer(writer, status)
 
-    async def _refusal(self, request: ProxiedRequest, writer: asyncio.StreamWriter) -> int | None:
+    async def _refusal(self, request: ProxiedRequest) -> int | None:
         """Return the status to answer with; None to go on. A fault without a status ends here."""
         if self.fault == "hang":
             await asyncio.get_running_loop().create_future()  # until the proxy is killed
