@@ -40,19 +40,15 @@ async def refusal(request: Request, response: Response, what: str) -> RegistryEr
     codes, details = _read_errors(body)
     said = f": {details}" if details else ""
     message = f"{what}: {request.method} answered {response.status}{said}"
-    common = {"method": request.method, "url": request.url, "status": response.status}
-    if response.status == 429:
-        return RateLimited(
-            message,
-            **common,  # type: ignore[arg-type]
-            codes=codes,
-            hint="wait, or sign in for a higher limit",
-            retry_after=retry_after(response.headers),
-        )
-    kind, hint = _KINDS.get(response.status, (RegistryError, "try again later" if response.status >= 500 else ""))
+    method, url, status = request.method, request.url, response.status
+    if status == 429:
+        hint = "wait, or sign in for a higher limit"
+        after = retry_after(response.headers)
+        return RateLimited(message, method=method, url=url, codes=codes, hint=hint, retry_after=after)
+    kind, hint = _KINDS.get(status, (RegistryError, "try again later" if status >= 500 else ""))
     if kind is Denied and request.scopes:
         message += f" (needed {' '.join(request.scopes)})"
-    return kind(message, **common, codes=codes, hint=hint)  # type: ignore[arg-type]
+    return kind(message, method=method, url=url, status=status, codes=codes, hint=hint)
 
 
 def _read_errors(body: bytes) -> tuple[tuple[str, ...], str]:
