@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import statistics
 import time
@@ -251,3 +252,14 @@ async def test_how_long_a_start_takes(measured: Callable[[str, str], None]) -> N
             async with EmbeddedRegistry(tls=options):
                 figures.append(time.perf_counter() - began)
     measured("starting a registry, median of 20", f"{milliseconds(plain)}, with TLS {milliseconds(tls)}")
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_no_connection_survives_a_stop_however_far_it_got(registry: EmbeddedRegistry, turns: int) -> None:
+    reader, writer = await asyncio.open_connection(*registry.host.split(":"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await registry.stop()
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()

@@ -6,9 +6,24 @@ A connection counts once it can carry requests: over TLS that is after the hands
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 ProtocolFactory = Callable[[], asyncio.Protocol]
+
+
+async def close_listeners(server: asyncio.Server) -> None:
+    """Take no more connections; those that were accepted already come in.
+
+    asyncio loses a connection whose server is closed before it has made a transport for it: nobody would ever close
+    that, and its client would wait for ever.
+    """
+    loop = asyncio.get_running_loop()
+    for listener in server.sockets:
+        with contextlib.suppress(NotImplementedError):  # where nobody waits for sockets to become readable
+            loop.remove_reader(listener.fileno())
+    await asyncio.sleep(0)
+    server.close()
 
 
 class Connections:

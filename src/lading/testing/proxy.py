@@ -20,6 +20,8 @@ from http.client import responses
 from types import TracebackType
 from typing import Literal, Self
 
+from lading.testing.connections import close_listeners
+
 _HEAD_MAX_BYTES = 64 * 1024
 _PIECE_BYTES = 64 * 1024
 _BACKLOG = 128
@@ -109,8 +111,7 @@ class EmbeddedProxy:
         """
         server, self._server = self._server, None
         if server is not None:
-            server.close()
-            await asyncio.sleep(0)  # not every loop closes a listener at once
+            await close_listeners(server)
         if unlink and self._path is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)

@@ -25,7 +25,7 @@ from lading.testing import grammar
 from lading.testing.access import Access
 from lading.testing.bodies import read_body, receive, send
 from lading.testing.budgets import Inspection, Recording
-from lading.testing.connections import Connections
+from lading.testing.connections import Connections, close_listeners
 from lading.testing.content import Content, StoredManifest
 from lading.testing.endpoints import Answer, Call, Endpoints, refuse
 from lading.testing.memory import MemoryContent
@@ -160,7 +160,7 @@ class EmbeddedRegistry(Inspection):
         if runner is None:
             return
         assert self._server is not None
-        self._server.close()
+        await close_listeners(self._server)
         if self._sites is not None:
             self._sites.stop()
         # Requests that have just been read become tasks first, so that they are cancelled too.
