@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lading import Client, LocalStore, MemoryStore, Store
+from lading import Client, LocalStore, MemoryStore, Retry, Store
 from lading.auth.credentials import StaticCredentials
 from lading.testing import EmbeddedRegistry
+
+ONCE = Retry(attempts=1, longest_pause=0.0)
+"""Most tests want to see what one failure does, without any wait after it."""
 
 _MEASURED = pytest.StashKey[list[tuple[str, str]]]()
 
@@ -50,7 +53,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture
 async def client(store: Store) -> AsyncIterator[Client]:
-    async with Client(store, credentials=StaticCredentials({})) as client:
+    async with Client(store, credentials=StaticCredentials({}), retry=ONCE) as client:
         yield client
 
 
@@ -60,7 +63,7 @@ async def connect(store: Store) -> AsyncIterator[Callable[..., Client]]:
     clients: list[Client] = []
 
     def make(store: Store = store, **options: object) -> Client:
-        clients.append(Client(store, **{"credentials": StaticCredentials({}), **options}))  # type: ignore[arg-type]
+        clients.append(Client(store, **{"credentials": StaticCredentials({}), "retry": ONCE, **options}))  # type: ignore[arg-type]
         return clients[-1]
 
     yield make

@@ -54,8 +54,8 @@ class DockerRegistry:
 
 
 @contextmanager
-def running_docker_registry(directory: Path) -> Iterator[DockerRegistry]:
-    """Run docker-registry on loopback, its data and log in ``directory``."""
+def running_docker_registry(directory: Path, proxied: str = "") -> Iterator[DockerRegistry]:
+    """Run docker-registry on loopback, its data and log in ``directory``; or as a pull-through cache of another one."""
     command = program("docker-registry")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -65,7 +65,7 @@ def running_docker_registry(directory: Path) -> Iterator[DockerRegistry]:
         "version: 0.1\n"
         "log: {level: error, accesslog: {disabled: false}}\n"
         f"storage: {{filesystem: {{rootdirectory: {directory / 'data'}}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: '{host}'}}\n"
+        f"http: {{addr: '{host}'}}\n" + (f"proxy: {{remoteurl: 'http://{proxied}'}}\n" if proxied else "")
     )
     log = directory / "access.log"
     with log.open("wb") as out:

@@ -25,6 +25,7 @@ TREE = {
     "InvalidDigest": "LadingError",
     "InvalidManifest": "LadingError",
     "InvalidDocument": "LadingError",
+    "InvalidHosts": "LadingError",
     "InvalidLockfile": "LadingError",
     "NotAnAgent": "LadingError",
     "TransportError": "LadingError",
@@ -85,6 +86,7 @@ def test_only_what_was_given_is_a_value_error() -> None:
         "InvalidDigest",
         "InvalidManifest",
         "InvalidDocument",
+        "InvalidHosts",
         "InvalidLockfile",
     }
 

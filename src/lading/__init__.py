@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from lading.auth.credentials import Credential, Credentials, StaticCredentials
     from lading.client import Client, pull_agent
     from lading.errors import LadingError
+    from lading.http.hosts import Host, HostsConfig, RegistryHosts
+    from lading.http.retry import Retry
+    from lading.http.timeouts import Timeouts
     from lading.oci.descriptor import Descriptor
     from lading.oci.digest import Digest
     from lading.oci.manifest import Index, Manifest
@@ -35,6 +38,8 @@ __all__ = [
     "Credentials",
     "Descriptor",
     "Digest",
+    "Host",
+    "HostsConfig",
     "Index",
     "LadingError",
     "LocalStore",
@@ -42,8 +47,11 @@ __all__ = [
     "MemoryStore",
     "Pushed",
     "Reference",
+    "RegistryHosts",
+    "Retry",
     "StaticCredentials",
     "Store",
+    "Timeouts",
     "__version__",
     "errors",
     "pull_agent",
@@ -57,6 +65,8 @@ _HOMES = {
     "StaticCredentials": "lading.auth.credentials",
     "Descriptor": "lading.oci.descriptor",
     "Digest": "lading.oci.digest",
+    "Host": "lading.http.hosts",
+    "HostsConfig": "lading.http.hosts",
     "Index": "lading.oci.manifest",
     "LadingError": "lading.errors",
     "LocalStore": "lading.store.local",
@@ -64,7 +74,10 @@ _HOMES = {
     "MemoryStore": "lading.store.store",
     "Pushed": "lading.push.agent",
     "Reference": "lading.oci.reference",
+    "RegistryHosts": "lading.http.hosts",
+    "Retry": "lading.http.retry",
     "Store": "lading.store.store",
+    "Timeouts": "lading.http.timeouts",
     "pull_agent": "lading.client",
 }
 

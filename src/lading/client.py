@@ -22,6 +22,9 @@ from lading.store.store import Store
 if TYPE_CHECKING:
     from lading.agents.agent import Agent
     from lading.auth.credentials import Credentials
+    from lading.http.hosts import HostsConfig
+    from lading.http.retry import Retry
+    from lading.http.timeouts import Timeouts
     from lading.network import Network
     from lading.oci.descriptor import Descriptor
     from lading.push.agent import Pushed
@@ -39,7 +42,13 @@ class Client:
     Args:
         store: a :class:`~lading.store.store.Store`, or a directory; by default the directory ``LADING_HOME``, else the
             user's data directory. A store that is given is left open, a directory's is closed with the client.
+        hosts: mirrors, certificates, plain http; by default what containerd and Docker keep in ``certs.d``.
         credentials: who to be, for which registry; by default what ``docker login`` wrote.
+        proxy: ``"auto"`` is what the environment says (``HTTPS_PROXY``, ``NO_PROXY``, …), else Docker Desktop's socket
+            if there is one; ``None`` is no proxy at all. Or a URL: ``http://user:password@host:3128``, ``https://…``,
+            ``unix:///path``; ``NO_PROXY`` counts for that one, too.
+        retry: how often and for how long to try again; ``Retry(attempts=1)`` is never.
+        timeouts: how long the other side may take.
         offline: answer from the store alone; what needs the network raises :class:`~lading.errors.Offline`.
         concurrency: how many blobs above 128 KiB are in flight at once.
         events: called with each of :data:`lading.events.Event`, on the event loop; must return at once.
@@ -50,7 +59,11 @@ class Client:
         self,
         store: Store | os.PathLike[str] | str | None = None,
         *,
+        hosts: HostsConfig | None = None,
         credentials: Credentials | None = None,
+        proxy: str | None = "auto",
+        retry: Retry | None = None,
+        timeouts: Timeouts | None = None,
         offline: bool = False,
         concurrency: int = 8,
         events: Listener | None = None,
@@ -60,7 +73,11 @@ class Client:
             raise ValueError("concurrency must be at least 1")
         self._own_store = _open_directory(store) if store is None or isinstance(store, str | os.PathLike) else None
         self._store: Store = self._own_store if self._own_store is not None else _given_store(store)
+        self._hosts = hosts
         self._credentials = credentials
+        self._proxy = proxy
+        self._retry = retry
+        self._timeouts = timeouts
         self._offline = offline
         self._concurrency = concurrency
         self._events = events
@@ -169,7 +186,8 @@ class Client:
             Offline: the client is offline.
         """
         reference = _reference(repository)
-        async for tag in self._online(f"list the tags of {reference.name}").repository(reference).tags():
+        opened = await self._online(f"list the tags of {reference.name}").repository(reference)
+        async for tag in opened.tags():
             yield tag
 
     async def delete(self, ref: str | Reference) -> None:
@@ -180,7 +198,8 @@ class Client:
             Offline: the client is offline.
         """
         reference = _reference(ref)
-        await self._online(f"delete {reference}").upload(reference).delete(reference.selector)
+        upload = await self._online(f"delete {reference}").upload(reference)
+        await upload.delete(reference.selector)
 
     async def aclose(self) -> None:
         """End what is under way, and close connections and the client's own store. May be called again."""
@@ -223,7 +242,11 @@ class Client:
 
             self._network = Network(
                 self._store,
+                hosts=self._hosts,
                 credentials=self._credentials,
+                proxy=self._proxy,
+                retry=self._retry,
+                timeouts=self._timeouts,
                 offline=self._offline,
                 concurrency=self._concurrency,
                 events=self._events,

@@ -4,6 +4,7 @@
 
     LadingError
     ├── InvalidReference, InvalidDigest, InvalidManifest, InvalidDocument, InvalidLockfile   (also ValueError)
+    ├── InvalidHosts   (also ValueError)
     ├── NotAnAgent
     ├── TransportError
     │   ├── ConnectFailed, ProxyFailed, TimedOut, TlsFailed, BodyInterrupted
@@ -76,18 +77,32 @@ class InvalidLockfile(LadingError, ValueError):
     """Text that isn't a lock file."""
 
 
+class InvalidHosts(LadingError, ValueError):
+    """A hosts configuration that can't be read or doesn't make sense."""
+
+
 class NotAnAgent(LadingError):
     """An artifact that exists and is intact, but doesn't hold an agent."""
 
 
 class TransportError(LadingError):
-    """No answer, or not a whole one. ``url`` is what was asked, without its secrets."""
+    """No answer, or not a whole one.
+
+    ``url`` is what was asked, without its secrets. ``was_sent`` is false where the request certainly never reached the
+    registry, ``is_final`` is true where it is no use to ask again at once.
+    """
 
     url: str
+    was_sent: bool
+    is_final: bool
 
-    def __init__(self, message: str = "", *, url: str = "", hint: str = "") -> None:
+    def __init__(
+        self, message: str = "", *, url: str = "", hint: str = "", was_sent: bool = True, is_final: bool = False
+    ) -> None:
         super().__init__(message, hint=hint)
         self.url = redact_url(url)
+        self.was_sent = was_sent
+        self.is_final = is_final
 
 
 class ConnectFailed(TransportError):
@@ -95,7 +110,22 @@ class ConnectFailed(TransportError):
 
 
 class ProxyFailed(TransportError):
-    """A proxy couldn't be reached, or refused to carry the request."""
+    """A proxy couldn't be reached, or refused to carry the request. ``status`` is what it answered, if it did."""
+
+    status: int | None
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        url: str = "",
+        hint: str = "",
+        was_sent: bool = True,
+        is_final: bool = False,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message, url=url, hint=hint, was_sent=was_sent, is_final=is_final)
+        self.status = status
 
 
 class TimedOut(TransportError):

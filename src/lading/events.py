@@ -29,7 +29,31 @@ class Pulled:
     seconds: float
 
 
-Event = RequestSent | Pulled
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """A request failed for ``reason`` and is sent again after ``delay`` seconds; ``attempt`` counts from 1."""
+
+    method: str
+    url: str
+    reason: str
+    attempt: int
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """What ``host`` says of its rate limit: ``remaining`` of ``limit`` requests in ``window`` seconds.
+
+    ``limit`` and ``window`` are ``None`` where the registry doesn't say.
+    """
+
+    host: str
+    remaining: int
+    limit: int | None = None
+    window: float | None = None
+
+
+Event = RequestSent | Pulled | Retrying | RateLimit
 
 
 class Listener(Protocol):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import anyio
+import anyio.to_thread
 
 from lading import __version__
 from lading.auth.credentials import Credentials, DockerConfig
@@ -12,14 +14,19 @@ from lading.auth.transport import AuthTransport
 from lading.errors import LadingError
 from lading.events import Listener
 from lading.flight import Flights
+from lading.http.hosts import HostsConfig
+from lading.http.limits import Pauses
+from lading.http.proxy import ProxyRules, Router
 from lading.http.redirect import RedirectTransport
+from lading.http.retry import Retry, RetryTransport
 from lading.http.session import AiohttpTransport
+from lading.http.timeouts import Timeouts
 from lading.oci.descriptor import Descriptor
 from lading.oci.manifest import parse_manifest
 from lading.oci.reference import Reference
 from lading.pull.agent import AgentPuller
 from lading.push.agent import AgentPusher
-from lading.registry.endpoints import endpoint
+from lading.registry.endpoints import Endpoints
 from lading.registry.repository import Repository
 from lading.registry.upload import Upload
 from lading.store.store import Store
@@ -32,16 +39,29 @@ class Network:
         self,
         store: Store,
         *,
+        hosts: HostsConfig | None,
         credentials: Credentials | None,
+        proxy: str | None,
+        retry: Retry | None,
+        timeouts: Timeouts | None,
         offline: bool,
         concurrency: int,
         events: Listener | None,
         user_agent: str | None,
     ) -> None:
-        self._session = AiohttpTransport(user_agent=user_agent or f"lading/{__version__}", events=events)
-        self._transport = RedirectTransport(
-            AuthTransport(self._session, DockerConfig() if credentials is None else credentials)
+        pauses = Pauses()
+        self._session = AiohttpTransport(
+            user_agent=user_agent or f"lading/{__version__}",
+            events=events,
+            router=Router(ProxyRules.of(proxy)),
+            pauses=pauses,
+            timeouts=timeouts,
         )
+        self._retry = Retry() if retry is None else retry
+        auth = AuthTransport(self._session, DockerConfig() if credentials is None else credentials)
+        self._transport = RetryTransport(RedirectTransport(auth), self._retry, pauses, events=events)
+        self._hosts = HostsConfig.standard() if hosts is None else hosts
+        self._endpoints: dict[str, Endpoints] = {}
         self._loop = asyncio.get_running_loop()
         self._flights = Flights(at_end=self._session.aclose)
         self._warned: set[str] = set()
@@ -55,17 +75,26 @@ class Network:
         )
         self.pusher = AgentPusher(store, self.upload)
 
-    def repository(self, reference: Reference) -> Repository:
-        """Give the repository that a reference is in, for reading."""
-        return Repository(self._transport, endpoint(reference.registry), reference.repository, self._warned)
+    async def repository(self, reference: Reference, *, brief: bool = False) -> Repository:
+        """Give the repository that a reference is in, for reading; with ``brief`` patience where there is a stand-in."""
+        policy = self._retry.brief() if brief else self._retry
+        endpoints = await self._endpoints_of(reference.registry)
+        begin = partial(self._transport.operation, policy)
+        return Repository(self._transport, endpoints, reference.repository, self._warned, begin)
 
-    def upload(self, reference: Reference) -> Upload:
+    async def upload(self, reference: Reference) -> Upload:
         """Give the repository that a reference is in, for writing."""
-        return Upload(self._transport, endpoint(reference.registry), reference.repository)
+        return Upload(self._transport, await self._endpoints_of(reference.registry), reference.repository)
+
+    async def _endpoints_of(self, registry: str) -> Endpoints:
+        if registry not in self._endpoints:
+            hosts = await anyio.to_thread.run_sync(self._hosts.lookup, registry)
+            self._endpoints.setdefault(registry, Endpoints(registry, hosts))
+        return self._endpoints[registry]
 
     async def resolve(self, reference: Reference) -> Descriptor:
         """Ask what ``reference`` stands for: HEAD, and GET where the answer doesn't say."""
-        repository = self.repository(reference)
+        repository = await self.repository(reference)
         descriptor = await repository.resolve(reference.selector)
         if descriptor is not None:
             return descriptor

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from ssl import SSLContext
 
 import anyio
 import pytest
 from artifacts import publish
 
-from lading import Client, LocalStore, MemoryStore, Reference, Store
+from lading import Client, Host, HostsConfig, LocalStore, MemoryStore, Reference, Retry, Store, Timeouts
 from lading.auth.credentials import StaticCredentials
 from lading.errors import (
     BodyInterrupted,
@@ -31,7 +30,7 @@ from lading.errors import (
     TimedOut,
     Unauthorized,
 )
-from lading.testing import EmbeddedRegistry, ThrowawayCA
+from lading.testing import EmbeddedRegistry
 from lading.testing.faults import (
     FAULTS,
     AnswerLost,
@@ -62,6 +61,9 @@ from lading.testing.faults import (
 REPOSITORY = "acme/triage"
 DEADLINE = 10.0
 """Seconds within which everything here has ended, one way or the other."""
+
+IMPATIENT = Timeouts(stall=0.1, first_byte=0.1)
+"""Let silence count as such at once."""
 
 
 def agent(version: int, size: int) -> bytes:
@@ -296,15 +298,12 @@ async def test_what_is_cached_when_the_head_goes_wrong(
 @pytest.mark.parametrize("deadline", ["the caller's", "lading's"])
 async def test_a_registry_that_falls_silent(
     registry: EmbeddedRegistry,
-    client: Client,
     connect: Callable[..., Client],
-    monkeypatch: pytest.MonkeyPatch,
     on: str,
     after: int | None,
     deadline: str,
 ) -> None:
-    if deadline == "lading's":
-        monkeypatch.setattr("lading.http.session._STALL_TIMEOUT", 0.1)
+    client = connect(timeouts=IMPATIENT if deadline == "lading's" else None)
     ref, old, new = await cached_then_moved(registry, client)
     registry.faults.add(Stall(after), on=on, times=None)
     with anyio.fail_after(DEADLINE):
@@ -370,23 +369,16 @@ async def test_a_blob_from_elsewhere(
     await next_pulls_are_right(registry, client, connect, ref, content)
 
 
-class CAForEverywhere(ThrowawayCA):
-    """Signs for the address by which this machine isn't known as loopback: a name without TLS would be refused."""
-
-    def server_context(self, *names: str) -> SSLContext:
-        return super().server_context("0.0.0.0", *names)
-
-
 async def test_a_downgrade_is_refused(
-    registry: EmbeddedRegistry, client: Client, monkeypatch: pytest.MonkeyPatch
+    registry: EmbeddedRegistry, connect: Callable[..., Client], tmp_path: Path
 ) -> None:
-    authority = CAForEverywhere()
-    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", authority.client_context())
     content = agent(1, SMALL)
     publish(registry, content)
-    async with EmbeddedRegistry(tls=authority) as secure:
+    async with EmbeddedRegistry(tls=True) as secure:
         digest = publish(secure, content)
-        ref = f"0.0.0.0:{secure.host.rpartition(':')[2]}/{REPOSITORY}"
+        (tmp_path / "ca.pem").write_bytes(secure.ca_pem)
+        client = connect(hosts=HostsConfig({secure.host: Host(secure.url, ca=tmp_path / "ca.pem")}))
+        ref = f"{secure.host}/{REPOSITORY}"
         secure.faults.add(Redirect(f"{registry.url}/v2/{REPOSITORY}/manifests/{digest}"), on="GET manifest")
         await outcome_of(client, f"{ref}@{digest}", ProtocolError, content)
         assert secure.summary() == ["GET manifest"]
@@ -468,21 +460,15 @@ def misfortunes(seed: int) -> list[Fault]:
     ]
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let silence count as such at once."""
-    monkeypatch.setattr("lading.http.session._STALL_TIMEOUT", 0.1)
-
-
 @pytest.mark.parametrize("seed", range(300))
-@pytest.mark.usefixtures("impatient")
 async def test_chaos(registry: EmbeddedRegistry, tmp_path: Path, seed: int) -> None:
     print(f"seed {seed}")
     store: Store = MemoryStore() if seed % 2 else LocalStore(tmp_path)
     versions = [agent(version, SMALL if seed % 3 else LARGE) for version in range(3)]
     ref, published = f"{registry.host}/{REPOSITORY}:v1", set[bytes]()
     registry.faults.chaos(seed=seed, rate=0.3, faults=misfortunes(seed))
-    async with Client(store, credentials=StaticCredentials({})) as client:
+    retry = Retry(first_delay=0.01, longest_pause=0.05) if seed % 4 else Retry(attempts=1)
+    async with Client(store, credentials=StaticCredentials({}), timeouts=IMPATIENT, retry=retry) as client:
         with anyio.fail_after(DEADLINE):
             for version in versions:
                 published.add(version)

@@ -6,9 +6,11 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from pathlib import Path
 
 import aiohttp
+import anyio
 import pytest
 import trustme
 from aiohttp import web
@@ -16,6 +18,7 @@ from aiohttp import web
 from lading.errors import (
     BodyInterrupted,
     ConnectFailed,
+    InvalidHosts,
     LadingError,
     ProtocolError,
     TimedOut,
@@ -23,9 +26,11 @@ from lading.errors import (
     TransportError,
 )
 from lading.events import Event, RequestSent
-from lading.http import session as room
+from lading.http.limits import Pauses
 from lading.http.session import AiohttpTransport
-from lading.http.transport import Request
+from lading.http.timeouts import Timeouts
+from lading.http.transport import Origin, Request, Site
+from lading.testing.tls import ThrowawayCA
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -52,14 +57,14 @@ class Server:
 
 
 @asynccontextmanager
-async def serve(handler: Handler) -> AsyncIterator[Server]:
+async def serve(handler: Handler, context: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     server = Server(handler)
     runner = web.ServerRunner(web.Server(server.handle), shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
     await site.start()
     host, port = runner.addresses[0][:2]
-    server.url = f"http://{host}:{port}"
+    server.url = f"{'http' if context is None else 'https'}://{host}:{port}"
     yield server
     await runner.cleanup()
 
@@ -387,24 +392,6 @@ class TestFailures:
             with pytest.raises((BodyInterrupted, ProtocolError)):
                 await read(transport, url)
 
-    async def test_silence_before_the_head(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        async with serve_raw(silent) as url, impatient(monkeypatch) as transport:
-            with pytest.raises(TimedOut, match="no answer in time"):
-                await transport.send(Request("GET", url))
-
-    async def test_silence_in_the_body(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(HALF_A_BODY["with a length"])
-            await silent(reader, writer)
-
-        async with (
-            serve_raw(stall) as url,
-            impatient(monkeypatch) as transport,
-            await transport.send(Request("GET", url)) as response,
-        ):
-            with pytest.raises(TimedOut):
-                await response.read(1000)
-
     async def test_tls_with_a_server_that_has_none(self, transport: AiohttpTransport) -> None:
         async with serve_raw(plain) as url:
             with pytest.raises(TlsFailed, match="TLS failed"):
@@ -436,11 +423,255 @@ async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AiohttpTransport]:
-    monkeypatch.setattr(room, "_STALL_TIMEOUT", 0.1)
-    transport = AiohttpTransport(user_agent="lading/test")
+async def impatient(**seconds: float) -> AsyncIterator[AiohttpTransport]:
+    transport = AiohttpTransport(user_agent="lading/test", timeouts=Timeouts(**seconds))
     yield transport
     await transport.aclose()
+
+
+class TestTimeouts:
+    async def test_no_connection(self) -> None:
+        # A backlog that is full lets nobody in: the handshake doesn't end.
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+            port = listener.getsockname()[1]
+            waiting = [socket.socket() for _ in range(3)]
+            for one in waiting:
+                one.setblocking(False)
+                one.connect_ex(("127.0.0.1", port))
+            async with impatient(connect=0.1) as transport:
+                with pytest.raises(TimedOut, match="no connection in time") as caught:
+                    await transport.send(Request("GET", f"http://127.0.0.1:{port}/"))
+            for one in waiting:
+                one.close()
+        assert not caught.value.was_sent
+
+    async def test_silence_before_the_head(self) -> None:
+        async with serve_raw(silent) as url, impatient(first_byte=0.1) as transport:
+            with pytest.raises(TimedOut, match="no answer in time") as caught:
+                await transport.send(Request("GET", url))
+        assert caught.value.was_sent
+
+    async def test_a_head_that_comes_byte_by_byte(self) -> None:
+        async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\n")
+            while True:
+                writer.write(b"X: y\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+        async with serve_raw(drip) as url, impatient(first_byte=0.2, connect=0.2) as transport:
+            with pytest.raises(TimedOut, match="no answer in time"):
+                await transport.send(Request("GET", url))
+
+    async def test_silence_in_the_body(self) -> None:
+        async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(HALF_A_BODY["with a length"])
+            await silent(reader, writer)
+
+        async with (
+            serve_raw(stall) as url,
+            impatient(stall=0.1) as transport,
+            await transport.send(Request("GET", url)) as response,
+        ):
+            with pytest.raises(TimedOut):
+                await response.read(1000)
+
+    async def test_the_thought_before_an_answer_may_be_longer_than_a_silence_in_it(self) -> None:
+        async def think(request: web.BaseRequest) -> web.StreamResponse:
+            await asyncio.sleep(0.3)
+            return web.Response(body=b"content")
+
+        async with serve(think) as server, impatient(stall=0.1, first_byte=10) as transport:
+            assert await read(transport, server.url) == b"content"
+
+    async def test_a_body_that_drips(self) -> None:
+        async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+        async with (
+            serve_raw(drip) as url,
+            impatient(stall=10, minimum_rate=1000, rate_window=0.2) as transport,
+            await transport.send(Request("GET", url)) as response,
+        ):
+            with pytest.raises(TimedOut, match="bytes a second came"):
+                await response.read(1000)
+
+    async def test_a_slow_reader_isnt_a_slow_server(self) -> None:
+        body = bytes(1024 * 1024)
+
+        async def send(request: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(body=body)
+
+        received = 0
+        async with (
+            serve(send) as server,
+            impatient(minimum_rate=1e9, rate_window=0.2, stall=0.1) as transport,
+            await transport.send(Request("GET", server.url)) as response,
+        ):
+            async for chunk in response.chunks():
+                received += len(chunk)
+                await asyncio.sleep(0.15)
+        assert received == len(body)
+
+    @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+    @pytest.mark.parametrize("name", ["connect", "first_byte", "stall", "rate_window"])
+    def test_what_isnt_a_time(self, name: str, seconds: float) -> None:
+        with pytest.raises(ValueError, match=name):
+            Timeouts(**{name: seconds})
+
+    async def test_never(self) -> None:
+        forever = float("inf")
+        async with (
+            serve(ok) as server,
+            impatient(
+                connect=forever, first_byte=forever, stall=forever, minimum_rate=0, rate_window=forever
+            ) as transport,
+        ):
+            assert await read(transport, server.url) == b"content"
+
+    @pytest.mark.parametrize("stage", ["head", "body"])
+    @pytest.mark.parametrize("deadline", [asyncio.timeout, anyio.fail_after], ids=["asyncio", "anyio"])
+    async def test_the_callers_own_deadline(
+        self, stage: str, deadline: Callable[[float], AbstractAsyncContextManager[object]]
+    ) -> None:
+        async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if stage == "body":
+                writer.write(HALF_A_BODY["with a length"])
+            await silent(reader, writer)
+
+        before = len(asyncio.all_tasks())
+        async with serve_raw(stall) as url, impatient() as transport:
+
+            async def impatiently() -> None:
+                scope = deadline(0.1)
+                if isinstance(scope, AbstractContextManager):
+                    with scope:
+                        await read(transport, url)
+                else:
+                    async with scope:
+                        await read(transport, url)
+
+            with pytest.raises(TimeoutError) as caught:
+                await impatiently()
+            assert not isinstance(caught.value, LadingError)
+            assert not transport._connector._acquired
+            assert transport._slots.value == 100
+        assert len(asyncio.all_tasks()) == before
+
+
+class TestPauses:
+    async def test_nothing_is_sent_to_an_origin_that_is_paused(self) -> None:
+        now, slept = 0.0, []
+
+        async def sleep(seconds: float) -> None:
+            nonlocal now
+            slept.append(seconds)
+            now += seconds
+
+        pauses = Pauses(lambda: now, sleep)
+        transport = AiohttpTransport(user_agent="lading/test", pauses=pauses)
+        async with serve(ok) as server, serve(ok) as other:
+            pauses.pause(Origin.of(server.url), 7)
+            await read(transport, other.url)
+            assert slept == []
+            await read(transport, server.url)
+        await transport.aclose()
+        assert slept == [7]
+
+    async def test_a_pause_that_begins_while_a_request_waits_for_its_turn_holds_it_back(self) -> None:
+        pauses = Pauses()
+        transport = AiohttpTransport(user_agent="lading/test", pauses=pauses)
+        async with serve(ok) as server:
+            held = [await transport.send(Request("GET", server.url)) for _ in range(100)]
+            waiting = asyncio.create_task(read(transport, server.url))
+            await asyncio.sleep(0)
+            pauses.pause(Origin.of(server.url), 0.3)
+            for response in held:
+                async with response:
+                    pass
+            began = asyncio.get_running_loop().time()
+            await waiting
+            assert asyncio.get_running_loop().time() - began > 0.25
+        await transport.aclose()
+
+
+class TestTls:
+    @pytest.fixture
+    async def secure(self, tmp_path: Path) -> AsyncIterator[Server]:
+        authority, client_authority = ThrowawayCA(), trustme.CA()
+        authority.write(tmp_path / "ca.pem")
+        issued = client_authority.issue_cert("ada@example.com")
+        issued.cert_chain_pems[0].write_to_path(str(tmp_path / "client.cert"))
+        issued.private_key_pem.write_to_path(str(tmp_path / "client.key"))
+        issued.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "both.pem"))
+        context = authority.server_context()
+        context.verify_mode = ssl.CERT_OPTIONAL
+        client_authority.configure_trust(context)
+
+        async def who(request: web.BaseRequest) -> web.StreamResponse:
+            assert request.transport is not None
+            return web.Response(text=str(bool(request.transport.get_extra_info("peercert"))))
+
+        async with serve(who, context) as server:
+            yield server
+
+    async def ask(self, transport: AiohttpTransport, server: Server, site: Site) -> bytes:
+        async with await transport.send(Request("GET", server.url, site=site)) as response:
+            return await response.read(100)
+
+    async def test_an_authority_of_the_sites_own(
+        self, transport: AiohttpTransport, secure: Server, tmp_path: Path
+    ) -> None:
+        origin, ca = Origin.of(secure.url), (str(tmp_path / "ca.pem"),)
+        assert await self.ask(transport, secure, Site(origin, ca=ca)) == b"False"
+        elsewhere = Origin("https", "registry.example", 443)
+        assert await self.ask(transport, secure, Site(elsewhere, ca=ca)) == b"False", "its token server, perhaps"
+
+    @pytest.mark.parametrize("files", [("client.cert", "client.key"), ("both.pem", "")])
+    async def test_a_client_certificate_goes_to_the_sites_origin_only(
+        self, transport: AiohttpTransport, secure: Server, tmp_path: Path, files: tuple[str, str]
+    ) -> None:
+        ca = (str(tmp_path / "ca.pem"),)
+        certificate, key = files
+        pairs = ((str(tmp_path / certificate), str(tmp_path / key) if key else ""),)
+        assert await self.ask(transport, secure, Site(Origin.of(secure.url), ca, pairs)) == b"True"
+        elsewhere = Origin("https", "registry.example", 443)
+        assert await self.ask(transport, secure, Site(elsewhere, ca, pairs)) == b"False"
+
+    async def test_insecure_holds_at_the_sites_origin_only(self, transport: AiohttpTransport, secure: Server) -> None:
+        assert await self.ask(transport, secure, Site(Origin.of(secure.url), insecure=True)) == b"False"
+        with pytest.raises(TlsFailed):
+            await self.ask(transport, secure, Site(Origin("https", "registry.example", 443), insecure=True))
+        with pytest.raises(TlsFailed):
+            await read(transport, secure.url)
+
+    @pytest.mark.parametrize("content", [b"", b"no certificate"])
+    async def test_a_file_that_is_none(
+        self, transport: AiohttpTransport, secure: Server, tmp_path: Path, content: bytes
+    ) -> None:
+        (tmp_path / "bad.pem").write_bytes(content)
+        for site in (
+            Site(Origin.of(secure.url), ca=(str(tmp_path / "bad.pem"),)),
+            Site(Origin.of(secure.url), certificates=((str(tmp_path / "bad.pem"), ""),)),
+        ):
+            with pytest.raises(InvalidHosts, match=r"bad\.pem"):
+                await self.ask(transport, secure, site)
+
+    async def test_headers_go_to_the_sites_origin_only(self, transport: AiohttpTransport) -> None:
+        async with serve(ok) as server, serve(ok) as other:
+            headers = (("X-Team", "a"), ("User-Agent", "theirs"), ("Accept", "theirs"))
+            site = Site(Origin.of(server.url), headers=headers)
+            for url in (server.url, other.url):
+                async with await transport.send(Request("GET", url, {"accept": "ours"}, site=site)):
+                    pass
+        sent, elsewhere = server.headers[0], other.headers[0]
+        assert (sent["x-team"], sent["user-agent"], sent["accept"]) == ("a", "theirs", "ours")
+        assert "x-team" not in elsewhere
+        assert elsewhere["user-agent"] == "lading/test"
 
 
 class TestConnections:

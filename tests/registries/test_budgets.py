@@ -16,7 +16,7 @@ import anyio
 import pytest
 from artifacts import ANNOTATED, MANIFEST, manifest, publish
 
-from lading import Client, MemoryStore
+from lading import Client, MemoryStore, Retry
 from lading.auth.credentials import Credential, StaticCredentials
 from lading.errors import Denied, RateLimited, Unauthorized
 from lading.testing import PROFILES, EmbeddedRegistry, Profile, RecordedRequest
@@ -85,11 +85,11 @@ def with_users(profile: Profile) -> EmbeddedRegistry:
 
 
 def anonymous() -> Client:
-    return Client(MemoryStore(), credentials=StaticCredentials({}))
+    return Client(MemoryStore(), credentials=StaticCredentials({}), retry=Retry(attempts=1))
 
 
 def logged_in(registry: EmbeddedRegistry, credential: Credential = ADA) -> Client:
-    return Client(MemoryStore(), credentials=StaticCredentials({registry.host: credential}))
+    return Client(MemoryStore(), credentials=StaticCredentials({registry.host: credential}), retry=Retry(attempts=1))
 
 
 def asked_scopes(registry: EmbeddedRegistry) -> list[list[str]]:

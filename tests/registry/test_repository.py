@@ -25,12 +25,14 @@ from lading.errors import (
     TlsFailed,
     Unauthorized,
 )
-from lading.http.transport import Headers, Origin
+from lading.http.hosts import Host, HostsConfig, RegistryHosts
+from lading.http.retry import Attempts, Retry
+from lading.http.transport import Headers, Origin, Response
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.manifest import MANIFEST_LIMIT
 from lading.oci.media_types import OCI_INDEX, OCI_MANIFEST
-from lading.registry.endpoints import endpoint
+from lading.registry.endpoints import Endpoints
 from lading.registry.refusal import retry_after
 from lading.registry.repository import Repository, Served
 
@@ -44,7 +46,15 @@ HEAD = {"Docker-Content-Digest": str(DIGEST), "Content-Type": OCI_MANIFEST, "Con
 
 def script(*answers: Answer | ConnectFailed) -> tuple[ScriptedTransport, Repository]:
     transport = ScriptedTransport(*answers)
-    return transport, Repository(transport, endpoint("ghcr.io"), "acme/triage", set())
+    return transport, Repository(transport, endpoints("ghcr.io"), "acme/triage", set())
+
+
+def endpoints(registry: str) -> Endpoints:
+    return Endpoints(registry, HostsConfig().lookup(registry))
+
+
+async def whole(response: Response) -> bytes:
+    return await response.read(100)
 
 
 def errors(*entries: object) -> bytes:
@@ -72,8 +82,7 @@ class TestRequests:
         )
         await repository.resolve("v1")
         await repository.manifest("v1")
-        async with await repository.open_blob(DIGEST):
-            pass
+        await repository.blob(DIGEST, whole)
         assert [tag async for tag in repository.tags()] == []
         for request in transport.requests:
             assert (request.registry, request.authority) == ("ghcr.io", Origin("https", "ghcr.io", 443))
@@ -205,12 +214,15 @@ class TestManifest:
 
 
 class TestBlobs:
-    async def test_an_open_blob_is_the_callers(self) -> None:
+    async def test_whoever_reads_one_gets_an_open_answer(self) -> None:
         answer = Answer(200, body=b"content")
         transport, repository = script(answer)
-        async with await repository.open_blob(DIGEST) as response:
+
+        async def read(response: Response) -> bytes:
             assert not answer.is_closed
-            assert await response.read(100) == b"content"
+            return await response.read(100)
+
+        assert await repository.blob(DIGEST, read) == b"content"
         assert transport.asked == [("GET", f"{BASE}/blobs/{DIGEST}")]
         transport.assert_done()
 
@@ -218,7 +230,7 @@ class TestBlobs:
     async def test_a_refused_blob_is_closed(self, status: int) -> None:
         transport, repository = script(Answer(status))
         with pytest.raises(RegistryError, match=f"blob {DIGEST}"):
-            await repository.open_blob(DIGEST)
+            await repository.blob(DIGEST, whole)
         transport.assert_done()
 
 
@@ -466,7 +478,7 @@ class TestWarnings:
         warned: set[str] = set()
         for registry in ("ghcr.io", "quay.io"):
             transport = ScriptedTransport(Answer(200, {**HEAD, "Warning": '299 - "a"'}))
-            await Repository(transport, endpoint(registry), "acme/triage", warned).resolve("v1")
+            await Repository(transport, endpoints(registry), "acme/triage", warned).resolve("v1")
         assert [record.getMessage() for record in caplog.records] == ["ghcr.io says: a", "quay.io says: a"]
 
     async def test_a_warning_comes_with_a_refusal_too(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -474,3 +486,143 @@ class TestWarnings:
         with pytest.raises(NotFound):
             await repository.manifest("v1")
         assert "ghcr.io says: gone soon" in caplog.text
+
+
+class Sleeps(list[float]):
+    """Remembers how long somebody would have slept."""
+
+    async def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+class TestPatience:
+    async def test_a_body_that_was_cut_is_asked_for_again_within_the_operations_patience(self) -> None:
+        cut = BodyInterrupted("cut")
+        answers = [Answer(200, HEAD, b"{", error=cut), Answer(200, HEAD, b"", error=cut), Answer(200, HEAD, RAW)]
+        transport, sleeps = ScriptedTransport(*answers), Sleeps()
+        begun = [Attempts(Retry(attempts=3), sleep=sleeps)]
+        repository = Repository(transport, endpoints("ghcr.io"), "acme/triage", set(), begun.pop)
+        assert (await repository.manifest("v1")).raw == RAW
+        assert len(sleeps) == 2
+        assert len({id(request.attempts) for request in transport.requests}) == 1
+        transport.assert_done()
+
+    async def test_which_ends(self) -> None:
+        cut = BodyInterrupted("cut")
+        transport, sleeps = ScriptedTransport(*[Answer(200, error=cut) for _ in range(3)]), Sleeps()
+        repository = Repository(
+            transport, endpoints("ghcr.io"), "acme/triage", set(), lambda: Attempts(Retry(attempts=3), sleep=sleeps)
+        )
+        with pytest.raises(BodyInterrupted):
+            await repository.blob(DIGEST, whole)
+        transport.assert_done()
+
+
+MIRROR, SECOND = "https://mirror.example:5000", "http://second.example/cache"
+SERVER_BASE = "https://registry-1.docker.io/v2/acme/triage"
+MIRROR_BASE, SECOND_BASE = f"{MIRROR}/v2/acme/triage", f"{SECOND}/v2/acme/triage"
+NS = "?ns=docker.io"
+
+
+class TestMirrors:
+    def behind(
+        self, *answers: Answer | ConnectFailed, first: str = "pull resolve", second: str = "pull"
+    ) -> tuple[ScriptedTransport, Repository]:
+        """A repository of Docker Hub with two mirrors, which may do this."""
+        self.now = 0.0
+        hosts = RegistryHosts(
+            Host("https://registry-1.docker.io"), (Host(MIRROR, first.split()), Host(SECOND, second.split()))
+        )
+        transport = ScriptedTransport(*answers)
+        return transport, Repository(transport, Endpoints("docker.io", hosts, lambda: self.now), "acme/triage", set())
+
+    async def test_bytes_of_a_known_digest_come_from_the_first(self) -> None:
+        transport, repository = self.behind(Answer(200, HEAD, RAW), Answer(200, body=b"content"))
+        await repository.manifest(str(DIGEST))
+        await repository.blob(DIGEST, whole)
+        assert [url for _, url in transport.asked] == [
+            f"{MIRROR_BASE}/manifests/{DIGEST}{NS}",
+            f"{MIRROR_BASE}/blobs/{DIGEST}{NS}",
+        ]
+        transport.assert_done()
+
+    async def test_what_a_tag_stands_for_says_only_who_may(self) -> None:
+        transport, repository = self.behind(Answer(200, HEAD), Answer(200, HEAD, RAW), first="pull")
+        await repository.resolve("v1")
+        await repository.manifest("v1")
+        assert [url for _, url in transport.asked] == [f"{SERVER_BASE}/manifests/v1"] * 2
+        transport, repository = self.behind(Answer(404), Answer(200, HEAD))
+        await repository.resolve("v1")
+        assert [url for _, url in transport.asked] == [
+            f"{MIRROR_BASE}/manifests/v1{NS}",
+            f"{SERVER_BASE}/manifests/v1",
+        ]
+
+    async def test_the_credentials_of_each_are_its_own(self) -> None:
+        transport, repository = self.behind(Answer(404), Answer(401), Answer(200, HEAD, RAW))
+        await repository.manifest(str(DIGEST))
+        assert [(request.registry, request.authority) for request in transport.requests] == [
+            ("mirror.example:5000", Origin("https", "mirror.example", 5000)),
+            ("second.example", Origin("http", "second.example", 80)),
+            ("docker.io", Origin("https", "registry-1.docker.io", 443)),
+        ]
+        transport.assert_done()
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            ConnectFailed("down"),
+            Answer(500),
+            Answer(429),
+            Answer(200, HEAD, b"other bytes"),
+            Answer(200, HEAD, RAW[:4], error=BodyInterrupted("cut")),
+        ],
+        ids=["down", "500", "429", "wrong bytes", "cut"],
+    )
+    async def test_one_that_fails_is_left_alone_for_a_while_and_never_asked_twice(
+        self, answer: Answer | ConnectFailed, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        good = [Answer(200, HEAD, RAW) for _ in range(4)]
+        transport, repository = self.behind(answer, *good)
+        for now in (0, 29):
+            self.now = now
+            assert (await repository.manifest(str(DIGEST))).raw == RAW
+        assert [url.partition("/v2")[0] for _, url in transport.asked] == [MIRROR, SECOND, SECOND]
+        self.now = 31
+        await repository.manifest(str(DIGEST))
+        await repository.manifest(str(DIGEST))
+        assert [url.partition("/v2")[0] for _, url in transport.asked[3:]] == [MIRROR, MIRROR]
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+    async def test_one_that_goes_on_failing_is_left_alone_for_longer(self) -> None:
+        transport, repository = self.behind(
+            ConnectFailed("down"), Answer(200, HEAD, RAW), ConnectFailed("down"), *[Answer(200, HEAD, RAW)] * 3
+        )
+        for now in (0, 31, 31 + 59, 31 + 61):
+            self.now = now
+            await repository.manifest(str(DIGEST))
+        assert [url.partition("/v2")[0] for _, url in transport.asked] == [
+            MIRROR,
+            SECOND,
+            MIRROR,
+            SECOND,
+            SECOND,
+            MIRROR,
+        ]
+
+    @pytest.mark.parametrize("status", [401, 403, 404])
+    async def test_one_that_doesnt_have_it_is_asked_for_the_next_thing(self, status: int) -> None:
+        transport, repository = self.behind(Answer(status), *[Answer(200, HEAD, RAW)] * 2)
+        await repository.manifest(str(DIGEST))
+        await repository.manifest(str(DIGEST))
+        assert [url.partition("/v2")[0] for _, url in transport.asked] == [MIRROR, SECOND, MIRROR]
+
+    async def test_the_registrys_own_answer_is_the_last_word(self) -> None:
+        _, repository = self.behind(Answer(403), Answer(500), Answer(404))
+        with pytest.raises(NotFound):
+            await repository.manifest(str(DIGEST))
+
+    async def test_tags_are_the_registrys(self) -> None:
+        transport, repository = self.behind(Answer(200, body=b'{"tags": ["v1"]}'))
+        assert [tag async for tag in repository.tags()] == ["v1"]
+        assert transport.asked == [("GET", f"{SERVER_BASE}/tags/list")]

@@ -8,11 +8,12 @@ import pytest
 from scripted import Answer, ScriptedTransport
 
 from lading.errors import ConnectFailed, Denied, DigestMismatch, ProtocolError, RegistryError
+from lading.http.hosts import HostsConfig
 from lading.http.transport import Origin
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.media_types import OCI_MANIFEST
-from lading.registry.endpoints import endpoint
+from lading.registry.endpoints import Endpoints
 from lading.registry.upload import Upload
 
 CONTENT = b"agents: {}\n"
@@ -24,7 +25,7 @@ RAW = b'{"schemaVersion": 2}'
 
 def script(*answers: Answer | ConnectFailed, registry: str = "ghcr.io") -> tuple[ScriptedTransport, Upload]:
     transport = ScriptedTransport(*answers)
-    return transport, Upload(transport, endpoint(registry), "acme/triage")
+    return transport, Upload(transport, Endpoints(registry, HostsConfig().lookup(registry)), "acme/triage")
 
 
 class TestBlob:

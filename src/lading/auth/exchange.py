@@ -14,7 +14,8 @@ from lading.auth.authorization import Secret, basic_authorization, is_token
 from lading.auth.configfile import Credential
 from lading.auth.realm import realm_refusal
 from lading.errors import Denied, LadingError, ProtocolError, RateLimited, RegistryError, Unauthorized
-from lading.http.transport import Headers, Origin, Request, Transport
+from lading.http.limits import retry_after
+from lading.http.transport import Headers, Origin, Request, Site, Transport
 from lading.oci.strict_json import parse_json
 from lading.redact import redact_url
 
@@ -35,11 +36,15 @@ _CLIENT_ID = "lading"
 
 @dataclass(frozen=True, slots=True)
 class TokenServer:
-    """Who gives tokens for ``registry``, as its challenge says: the URL ``realm``, and what it calls the registry."""
+    """Who gives tokens for ``registry``, as its challenge says: the URL ``realm``, and what it calls the registry.
+
+    ``site`` is what is configured for connections on behalf of that registry.
+    """
 
     registry: Origin
     realm: str
     service: str
+    site: Site | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,7 @@ def _get(server: TokenServer, scopes: tuple[str, ...], credential: Credential | 
     headers = {"Accept": "application/json"}
     if credential is not None and credential.is_basic:
         headers["Authorization"] = basic_authorization(credential.username, credential.password)
-    return Request("GET", urlunsplit(parts._replace(query=text)), headers)
+    return Request("GET", urlunsplit(parts._replace(query=text)), headers, site=server.site)
 
 
 def _post(server: TokenServer, scopes: tuple[str, ...], identity_token: str) -> Request:
@@ -128,7 +133,7 @@ def _post(server: TokenServer, scopes: tuple[str, ...], identity_token: str) -> 
     form += [("service", server.service)] if server.service else []
     form += [("scope", " ".join(scopes))] if scopes else []
     headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
-    return Request("POST", server.realm, headers, _form(form).encode("ascii"))
+    return Request("POST", server.realm, headers, _form(form).encode("ascii"), site=server.site)
 
 
 def _form(pairs: list[tuple[str, str]]) -> str:
@@ -161,7 +166,7 @@ def _redirected(request: Request, location: str, server: TokenServer) -> Request
         raise ProtocolError(f"{place}: it redirects to {redact_url(url)}, which is refused: {why}")
     if "Authorization" in request.headers and Origin.of(url) != Origin.of(request.url):
         raise ProtocolError(f"{place}: it redirects a request with credentials to {redact_url(url)}")
-    return Request("GET", url, request.headers)
+    return Request("GET", url, request.headers, site=server.site)
 
 
 def _grant(answer: _Answer, server: TokenServer, scopes: tuple[str, ...]) -> Grant:
@@ -178,7 +183,7 @@ def _refused(answer: _Answer, server: TokenServer, scopes: tuple[str, ...]) -> L
     if status == 403:
         return Denied(message, method="GET", url=realm, status=status, hint="log in as somebody who may do this")
     if status == 429:
-        return RateLimited(message, method="GET", url=realm, retry_after=_retry_after(answer.headers))
+        return RateLimited(message, method="GET", url=realm, retry_after=retry_after(answer.headers))
     return RegistryError(message, method="GET", url=realm, status=status)
 
 
@@ -190,12 +195,6 @@ def _refused_identity(answer: _Answer, server: TokenServer) -> Unauthorized:
         status=answer.status,
         hint="log in to the registry again",
     )
-
-
-def _retry_after(headers: Headers) -> float | None:
-    """Give ``Retry-After`` (RFC 9110, section 10.2.3) if it is a number of seconds."""
-    text = headers.get("Retry-After") or ""
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def _refused_realm(server: TokenServer, why: str) -> Unauthorized:

@@ -7,7 +7,6 @@ at any other origin a challenge is answered anonymously, and nothing is learned 
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,16 +21,11 @@ from lading.auth.realm import realm_refusal
 from lading.auth.scopes import is_only_pull, merge_scopes
 from lading.auth.tokens import Tokens
 from lading.auth.wallet import Wallet
-from lading.errors import CredentialError, ProtocolError, RegistryError, TransportError, Unauthorized
-from lading.http.transport import Origin, Request, Response, Transport
+from lading.errors import CredentialError, RegistryError, Unauthorized
+from lading.http.transport import Origin, Request, Response, Transport, discard
 
 _REFUSALS = frozenset({401, 403, 429})
 """What an anonymous request may get where one with a credential is served."""
-
-_DRAIN_LIMIT = 8 * 1024
-"""Bytes of a refusal that are read so that its connection can be used again."""
-
-_DRAIN_SECONDS = 1.0
 
 _MOST_NEEDS = 65536
 
@@ -108,12 +102,12 @@ class AuthTransport:
             try:
                 means = await self._next_means(exchange, response)
             except BaseException:
-                await _discard(response, drain=False)
+                await discard(response, drain=False)
                 raise
             if means is None:
                 self._learn(exchange, response.status)
                 return response
-            await _discard(response)
+            await discard(response)
             exchange.proof = await self._prove(exchange, means)
 
     async def _send_elsewhere(self, request: Request, origin: Origin) -> Response:
@@ -122,8 +116,8 @@ class AuthTransport:
         challenge = foreign_challenge(response, origin) if response.status == 401 else None
         if challenge is None:
             return response
-        await _discard(response)
-        server = TokenServer(origin, challenge.realm, challenge.service)
+        await discard(response)
+        server = TokenServer(origin, challenge.realm, challenge.service, request.site)
         grant = await fetch_token(self._inner, server, merge_scopes(challenge.scopes), None)
         return await self._inner.send(_authorized(request, bearer_authorization(grant.token)))
 
@@ -216,7 +210,7 @@ class AuthTransport:
             return _Proof(bearer_authorization(credential.registry_token), means)
         if credential is not None and challenge.scheme == "basic":
             return _Proof(basic_authorization(credential.username, credential.password), means)
-        server = TokenServer(exchange.origin, challenge.realm, challenge.service)
+        server = TokenServer(exchange.origin, challenge.realm, challenge.service, exchange.request.site)
         refused = exchange.proof.token if exchange.proof else ""
         known = self._tokens.cached(server, means.scopes, credential)
         token = await self._tokens.token(server, means.scopes, credential, refused=refused)
@@ -285,12 +279,3 @@ def _carrying(request: Request, proof: _Proof | None) -> Request:
 def _authorized(request: Request, authorization: Secret) -> Request:
     return replace(request, headers={**request.headers, "Authorization": authorization})
 
-
-async def _discard(response: Response, *, drain: bool = True) -> None:
-    """Let go of a response, whatever happens; what is small is read, so that its connection can be used again."""
-    import anyio
-
-    async with response:
-        if drain:
-            with contextlib.suppress(TransportError, ProtocolError), anyio.move_on_after(_DRAIN_SECONDS):
-                await response.read(_DRAIN_LIMIT)

@@ -9,15 +9,20 @@ request owns its response, and leaves it as an async context manager::
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 from urllib.parse import urljoin, urlsplit
 
-from lading.errors import ProtocolError
+from lading.errors import ProtocolError, TransportError
 from lading.redact import redact_url
+
+if TYPE_CHECKING:
+    from lading.http.retry import Attempts
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -71,6 +76,18 @@ def join_url(url: str, target: str) -> str:
     return joined
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether ``host``, with or without a port, is this machine by its very name or address."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host
+    name = name if name.count(":") > 1 else name.partition(":")[0]
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
 class Headers:
     """The header fields of a response, in the order in which they came; names are case-insensitive."""
 
@@ -97,12 +114,32 @@ class Headers:
 
 
 @dataclass(frozen=True, slots=True)
+class Site:
+    """What is configured for the connections that are made on behalf of one registry, whose ``origin`` this is.
+
+    ``ca`` are files with certificates (PEM) that are trusted in addition to the system's; they count for the registry's
+    token server and redirects, too. Everything else holds at ``origin`` and nowhere else: ``certificates`` are pairs of
+    files, a client's certificate and its key (``""``: in the same file), ``insecure`` trusts any certificate, and
+    ``headers`` are sent with each request, where it doesn't have a field of that name already.
+    """
+
+    origin: Origin
+    ca: tuple[str, ...] = ()
+    certificates: tuple[tuple[str, str], ...] = ()
+    insecure: bool = False
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One HTTP request.
 
     ``registry`` is the name of the registry that it is meant for (whose credentials it may carry), ``authority`` the
     only origin that may see them; ``scopes`` what it needs (``repository:acme/triage:pull``). A request without an
     ``authority`` never carries credentials. Headers never hold credentials either: only the auth ring adds those.
+    ``site`` is what is configured for that registry, ``attempts`` what is left of the patience of the operation that it
+    is a part of; ``is_repeatable`` says that sending it twice does no harm, though its method doesn't promise that
+    (RFC 9110, section 9.2.2).
     """
 
     method: str
@@ -112,6 +149,9 @@ class Request:
     registry: str = ""
     authority: Origin | None = None
     scopes: tuple[str, ...] = ()
+    site: Site | None = None
+    attempts: Attempts | None = field(default=None, compare=False, repr=False)
+    is_repeatable: bool = False
 
 
 class Response(Protocol):
@@ -141,6 +181,22 @@ class Response(Protocol):
 def is_close_framed(response: Response) -> bool:
     """Tell whether the body has no length of its own, so that a lost connection looks like its end (RFC 9112, 6.3)."""
     return response.headers.get("Content-Length") is None and response.headers.get("Transfer-Encoding") is None
+
+
+_DRAIN_LIMIT = 8 * 1024
+"""Bytes of a refusal that are read so that its connection can be used again."""
+
+_DRAIN_SECONDS = 1.0
+
+
+async def discard(response: Response, *, drain: bool = True) -> None:
+    """Let go of a response, whatever happens; what is small is read, so that its connection can be used again."""
+    import anyio
+
+    async with response:
+        if drain:
+            with contextlib.suppress(TransportError, ProtocolError), anyio.move_on_after(_DRAIN_SECONDS):
+                await response.read(_DRAIN_LIMIT)
 
 
 class Transport(Protocol):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import anyio
 import anyio.to_thread
@@ -56,13 +56,19 @@ class _Taken:
         return Agent(self.content, str(self.digest), reference, self.annotations, "registry", age)
 
 
+class RepositoryOf(Protocol):
+    """Gives the repository that a reference is in; ``brief`` where a cached copy can stand in for its answers."""
+
+    async def __call__(self, reference: Reference, /, *, brief: bool) -> Repository: ...
+
+
 class AgentPuller:
     """Pulls agents through a store. ``clock`` gives seconds since the epoch."""
 
     def __init__(
         self,
         store: Store,
-        repository: Callable[[Reference], Repository],
+        repository: RepositoryOf,
         flights: Flights,
         large: anyio.CapacityLimiter,
         *,
@@ -112,7 +118,8 @@ class AgentPuller:
         try:
             if self._offline:
                 raise _offline(reference, entry)
-            refresh = partial(self._refresh, reference, entry, force)
+            is_brief = isinstance(entry, Cached) and fallback != "never"
+            refresh = partial(self._refresh, reference, entry, force, is_brief)
             agent = await self._flights.join(_key(reference, force), refresh)
             # Whoever came first may have written a tag beside the digest.
             return replace(agent, reference=reference)
@@ -168,10 +175,12 @@ class AgentPuller:
             return load(self._store, reference, located)
         return await anyio.to_thread.run_sync(load, self._store, reference, located)
 
-    async def _refresh(self, reference: Reference, entry: Cached | Absent | Corrupt, force: bool) -> Agent:
+    async def _refresh(
+        self, reference: Reference, entry: Cached | Absent | Corrupt, force: bool, is_brief: bool
+    ) -> Agent:
         """Ask the registry, and keep what it gives. Runs once for all who ask at the same time."""
         asked = self._clock()
-        repository = self._repository(reference)
+        repository = await self._repository(reference, brief=is_brief)
         cached = entry if isinstance(entry, Cached) and not force else None
         step: Serve | Fetch = Fetch()
         if cached is not None:

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -110,7 +110,7 @@ class AgentPusher:
     """Pushes agents. ``clock`` gives seconds since the epoch."""
 
     def __init__(
-        self, store: Store, upload: Callable[[Reference], Upload], *, clock: Callable[[], float] = time.time
+        self, store: Store, upload: Callable[[Reference], Awaitable[Upload]], *, clock: Callable[[], float] = time.time
     ) -> None:
         self._store = store
         self._upload = upload
@@ -135,7 +135,7 @@ class AgentPusher:
             annotations=annotations,
             inline=inline,
         )
-        upload = self._upload(reference)
+        upload = await self._upload(reference)
         for descriptor, blob in artifact.blobs:
             await upload.blob(descriptor, blob, mount_from=self._other_home(reference, descriptor.digest))
         await upload.manifest(reference.tag or DEFAULT_TAG, artifact.manifest, OCI_MANIFEST)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from lading.errors import (
     Denied,
@@ -15,8 +13,11 @@ from lading.errors import (
     TransportError,
     Unauthorized,
 )
-from lading.http.transport import Headers, Request, Response
+from lading.http.limits import retry_after
+from lading.http.transport import Request, Response
 from lading.oci.strict_json import parse_json
+
+__all__ = ["refusal", "retry_after"]
 
 _BODY_LIMIT = 8 * 1024
 """Bytes of an error body that are read."""
@@ -69,17 +70,3 @@ def _read_errors(body: bytes) -> tuple[tuple[str, ...], str]:
             codes.append(code)
         said.append(" ".join(part for part in (code, message) if isinstance(part, str) and part))
     return tuple(codes), "; ".join(part for part in said if part)
-
-
-def retry_after(headers: Headers) -> float | None:
-    """Give the seconds that ``Retry-After`` asks to wait (RFC 9110, section 10.2.3), ``None`` for none or garbage."""
-    value = (headers.get("Retry-After") or "").strip()
-    if value.isascii() and value.isdigit() and len(value) <= 9:
-        return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-    except (ValueError, IndexError, OverflowError):
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
 
-from lading.errors import BodyInterrupted, DigestMismatch, InvalidDigest, ProtocolError
+from lading.errors import (
+    BodyInterrupted,
+    DigestMismatch,
+    InvalidDigest,
+    LadingError,
+    ProtocolError,
+    TransportError,
+)
+from lading.http.hosts import Capability
+from lading.http.retry import Attempts
 from lading.http.transport import Headers, Request, Response, Transport, is_close_framed
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
@@ -15,11 +26,14 @@ from lading.oci.manifest import MANIFEST_LIMIT
 from lading.oci.media_types import ACCEPT, INDEXES, MANIFESTS, essence
 from lading.oci.strict_json import parse_json
 from lading.redact import printable
-from lading.registry.endpoints import Endpoint, qualified
+from lading.registry.endpoints import Endpoint, Endpoints, qualified
 from lading.registry.links import next_page
 from lading.registry.refusal import refusal
 
 _log = logging.getLogger("lading.registry")
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _TAGS_BODY_LIMIT = 4 * 1024 * 1024
 """Bytes of one page of tags at most."""
@@ -43,15 +57,34 @@ class Served:
     digest: Digest
 
 
-class Repository:
-    """One repository of one registry. ``warned`` remembers the registry's warnings, so that each is logged once."""
+class _Question(Protocol[T_co]):
+    """What is asked of one endpoint, within one operation's patience."""
 
-    def __init__(self, transport: Transport, endpoint: Endpoint, repository: str, warned: set[str]) -> None:
-        self.endpoint = endpoint
+    async def __call__(self, endpoint: Endpoint, attempts: Attempts, /) -> T_co: ...
+
+
+class Repository:
+    """One repository of one registry. ``warned`` remembers the registry's warnings, so that each is logged once.
+
+    Each question goes to the registry's mirrors in turn, once to each, and then to the registry itself, with the
+    patience that ``begin`` gives for it. Whatever a mirror does wrong, wrong content included, is a reason to ask the
+    next one.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        endpoints: Endpoints,
+        repository: str,
+        warned: set[str],
+        begin: Callable[[], Attempts] = Attempts.single,
+    ) -> None:
         self.repository = repository
-        self.name = f"{endpoint.registry}/{repository}"
+        self.name = f"{endpoints.registry}/{repository}"
         self._transport = transport
+        self._endpoints = endpoints
         self._warned = warned
+        self._begin = begin
         self._scopes = (f"repository:{repository}:pull",)
 
     async def resolve(self, selector: str) -> Descriptor | None:
@@ -61,8 +94,69 @@ class Repository:
             RegistryError: it isn't there, or the registry refuses.
             TransportError: no answer.
         """
-        request = self._request("HEAD", self._path("manifests", selector), {"Accept": ACCEPT})
-        async with await self._send(request) as response:
+        return await self._ask(_capability(selector), partial(self._resolve, selector))
+
+    async def manifest(self, selector: str) -> Served:
+        """GET a manifest by tag or digest, and verify its bytes.
+
+        Raises:
+            DigestMismatch: the bytes aren't what was asked for, or what the registry says they are.
+            BodyInterrupted: the same, where a lost connection looks like the end.
+            RegistryError, TransportError, ProtocolError: the registry gave none.
+        """
+        return await self._ask(_capability(selector), partial(self._manifest, selector))
+
+    async def blob(self, digest: Digest, read: Callable[[Response], Awaitable[T]]) -> T:
+        """GET a blob and give what ``read`` makes of the open answer, which may be called again with another answer.
+
+        ``read`` verifies the bytes.
+
+        Raises:
+            RegistryError, TransportError: the registry gave none.
+        """
+        return await self._ask("pull", partial(self._blob, digest, read))
+
+    async def tags(self) -> AsyncIterator[str]:
+        """Give every tag, page by page, in the registry's order. Mirrors aren't asked: they needn't know all.
+
+        Raises:
+            ProtocolError: a page isn't a list of tags, leads to another origin, or round in a circle.
+        """
+        url: str | None = f"/{self.repository}/tags/list"
+        visited: set[str] = set()
+        while url is not None:
+            if url in visited or len(visited) >= _PAGES_LIMIT:
+                raise ProtocolError(f"{self.name}: the pages of its tags don't end")
+            visited.add(url)
+            names, url = await self._patiently(self._endpoints.server, partial(self._tags_page, url))
+            for name in names:
+                yield name
+
+    async def _ask(self, capability: Capability, question: _Question[T]) -> T:
+        *mirrors, last = self._endpoints.candidates(capability)
+        for mirror in mirrors:
+            try:
+                answer = await question(mirror, Attempts.single())
+            except LadingError as failure:
+                self._endpoints.failed(mirror, failure)
+            else:
+                self._endpoints.worked(mirror)
+                return answer
+        return await self._patiently(last, question)
+
+    async def _patiently(self, endpoint: Endpoint, question: _Question[T]) -> T:
+        """Ask again what was answered by half: the transport does that for answers that don't even begin."""
+        attempts = self._begin()
+        while True:
+            try:
+                return await question(endpoint, attempts)
+            except TransportError as failure:
+                if not await attempts.again(failure):
+                    raise
+
+    async def _resolve(self, selector: str, endpoint: Endpoint, attempts: Attempts) -> Descriptor | None:
+        request = self._request(endpoint, "HEAD", self._path("manifests", selector), attempts, {"Accept": ACCEPT})
+        async with await self._send(endpoint, request) as response:
             # A registry that has no HEAD says so with one of these; GET decides then.
             if response.status in (405, 501):
                 return None
@@ -79,16 +173,9 @@ class Repository:
             raise DigestMismatch(f"{self.name}@{selector}: the registry answers with {digest}")
         return Descriptor(media_type, digest, int(size))
 
-    async def manifest(self, selector: str) -> Served:
-        """GET a manifest by tag or digest, and verify its bytes.
-
-        Raises:
-            DigestMismatch: the bytes aren't what was asked for, or what the registry says they are.
-            BodyInterrupted: the same, where a lost connection looks like the end.
-            RegistryError, TransportError, ProtocolError: the registry gave none.
-        """
-        request = self._request("GET", self._path("manifests", selector), {"Accept": ACCEPT})
-        async with await self._send(request) as response:
+    async def _manifest(self, selector: str, endpoint: Endpoint, attempts: Attempts) -> Served:
+        request = self._request(endpoint, "GET", self._path("manifests", selector), attempts, {"Accept": ACCEPT})
+        async with await self._send(endpoint, request) as response:
             if response.status != 200:
                 raise await refusal(request, response, qualified(self.name, selector))
             raw = await response.read(MANIFEST_LIMIT)
@@ -106,40 +193,18 @@ class Repository:
             )
         return Served(raw, media_type, digest)
 
-    async def open_blob(self, digest: Digest) -> Response:
-        """GET a blob and give the open answer: ``async with await repository.open_blob(d) as response``.
-
-        The caller verifies the bytes.
-
-        Raises:
-            RegistryError, TransportError: the registry gave none.
-        """
-        request = self._request("GET", self._path("blobs", str(digest)))
-        response = await self._send(request)
-        if response.status != 200:
-            async with response:
+    async def _blob(
+        self, digest: Digest, read: Callable[[Response], Awaitable[T]], endpoint: Endpoint, attempts: Attempts
+    ) -> T:
+        request = self._request(endpoint, "GET", self._path("blobs", str(digest)), attempts)
+        async with await self._send(endpoint, request) as response:
+            if response.status != 200:
                 raise await refusal(request, response, f"{self.name}: blob {digest}")
-        return response
+            return await read(response)
 
-    async def tags(self) -> AsyncIterator[str]:
-        """Give every tag, page by page, in the registry's order.
-
-        Raises:
-            ProtocolError: a page isn't a list of tags, leads to another origin, or round in a circle.
-        """
-        url: str | None = self._path("tags", "list")
-        visited: set[str] = set()
-        while url is not None:
-            if url in visited or len(visited) >= _PAGES_LIMIT:
-                raise ProtocolError(f"{self.name}: the pages of its tags don't end")
-            visited.add(url)
-            names, url = await self._tags_page(url)
-            for name in names:
-                yield name
-
-    async def _tags_page(self, url: str) -> tuple[list[str], str | None]:
-        request = self._request("GET", url)
-        async with await self._send(request) as response:
+    async def _tags_page(self, url: str, endpoint: Endpoint, attempts: Attempts) -> tuple[list[str], str | None]:
+        request = self._request(endpoint, "GET", url, attempts)
+        async with await self._send(endpoint, request) as response:
             if response.status != 200:
                 raise await refusal(request, response, f"{self.name}: tags")
             body = await response.read(_TAGS_BODY_LIMIT)
@@ -155,20 +220,27 @@ class Repository:
         return names or [], following
 
     def _path(self, kind: str, selector: str) -> str:
-        return f"/v2/{self.repository}/{kind}/{selector}"
+        return f"/{self.repository}/{kind}/{selector}"
 
-    def _request(self, method: str, url: str, headers: Mapping[str, str] | None = None) -> Request:
-        return self.endpoint.request(method, url, scopes=self._scopes, headers=headers)
+    def _request(
+        self, endpoint: Endpoint, method: str, url: str, attempts: Attempts, headers: Mapping[str, str] | None = None
+    ) -> Request:
+        return endpoint.request(method, url, scopes=self._scopes, headers=headers, attempts=attempts)
 
-    async def _send(self, request: Request) -> Response:
+    async def _send(self, endpoint: Endpoint, request: Request) -> Response:
         response = await self._transport.send(request)
         for line in response.headers.get_all("Warning"):
             for text in _WARNING.findall(line):
-                said = f"{self.endpoint.registry} says: {printable(text)}"
+                said = f"{endpoint.registry} says: {printable(text)}"
                 if said not in self._warned:
                     self._warned.add(said)
                     _log.warning("%s", said)
         return response
+
+
+def _capability(selector: str) -> Capability:
+    """Give what an endpoint must be able to do to say something about a tag, or to supply what a digest names."""
+    return "pull" if ":" in selector else "resolve"
 
 
 def _served_digest(headers: Headers) -> Digest | None:

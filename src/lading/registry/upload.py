@@ -5,6 +5,7 @@ distribution-spec, "Push" and "Content Management".
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import quote
 
 from lading.errors import DigestMismatch, ProtocolError
@@ -13,18 +14,18 @@ from lading.http.transport import Request, Response, Transport
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.redact import redact_url
-from lading.registry.endpoints import Endpoint, qualified
+from lading.registry.endpoints import Endpoints, qualified
 from lading.registry.refusal import refusal
 
 
 class Upload:
     """Sends content to one repository."""
 
-    def __init__(self, transport: Transport, endpoint: Endpoint, repository: str) -> None:
-        self.name = f"{endpoint.registry}/{repository}"
+    def __init__(self, transport: Transport, endpoints: Endpoints, repository: str) -> None:
+        self.name = f"{endpoints.registry}/{repository}"
         self._transport = transport
-        self._endpoint = endpoint
-        self._root = f"/v2/{repository}"
+        self._endpoint = endpoints.candidates("push")[0]
+        self._root = f"/{repository}"
         self._scopes: tuple[str, ...] = (f"repository:{repository}:pull,push",)
 
     async def blob(self, descriptor: Descriptor, content: bytes, *, mount_from: str | None = None) -> None:
@@ -45,8 +46,12 @@ class Upload:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(len(content))}
         request = self._request("PUT", target, headers, content)
         async with await self._transport.send(request) as response:
-            if response.status != 201:
-                raise await refusal(request, response, f"{self.name}: blob {descriptor.digest}")
+            if response.status == 201:
+                return
+            error = await refusal(request, response, f"{self.name}: blob {descriptor.digest}")
+        # An upload is unknown once it is complete: a PUT whose answer was lost is refused when it is sent again.
+        if error.status != 404 or not await self._has(descriptor.digest):
+            raise error
 
     async def manifest(self, selector: str, raw: bytes, media_type: str) -> None:
         """PUT a manifest under a tag or its digest.
@@ -94,6 +99,8 @@ class Upload:
             scopes = (*scopes, f"repository:{mount_from}:pull")
             query = f"?mount={quote(str(digest), safe='')}&from={quote(mount_from, safe='')}"
         request = self._request("POST", f"{self._root}/blobs/uploads/{query}", {"Content-Length": "0"}, scopes=scopes)
+        # To have opened an upload in vain harms nobody.
+        request = replace(request, is_repeatable=True)
         async with await self._transport.send(request) as response:
             if response.status == 201 and mount_from is not None:
                 return None
