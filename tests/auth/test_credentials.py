@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -17,7 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lading.auth.configfile import ConfigFile, hostname
-from lading.auth.credentials import Credential, DockerConfig, StaticCredentials
+from lading.auth.credentials import (
+    CostlyCredentials,
+    Credential,
+    Credentials,
+    DockerConfig,
+    EnvironmentCredentials,
+    FirstOf,
+    StaticCredentials,
+)
 from lading.errors import CredentialError
 
 VECTORS = vectors.load("docker_config.json")
@@ -361,6 +370,208 @@ async def test_static_credentials(host: str) -> None:
     for key in ("docker.io", "https://index.docker.io/v1/"):
         assert await StaticCredentials({key: FOO_CREDENTIAL}).credential(host) == FOO_CREDENTIAL
     assert await StaticCredentials({"example.com": FOO_CREDENTIAL}).credential(host) is None
+
+
+# Where it would come from
+
+
+@pytest.mark.parametrize(
+    ("content", "host", "source"),
+    [
+        ({"auths": {"example.com": FOO}}, "example.com", "@ (auths)"),
+        ({"auths": {"example.com": FOO}}, "example.com/acme/triage", "@ (auths)"),
+        ({"auths": {"example.com": FOO}}, "example.com:5000", None),
+        ({"auths": {"example.com": {}}}, "example.com", None),
+        ({"auths": {"https://index.docker.io/v1/": FOO}}, "docker.io", "@ (auths)"),
+        ({"credsStore": "x"}, "example.com", "docker-credential-x (credsStore in @)"),
+        ({"credsStore": "x", "auths": {"example.com": FOO}}, "example.com", "docker-credential-x (credsStore in @)"),
+        (
+            {"credsStore": "x", "credHelpers": {"example.com": "y"}},
+            "example.com",
+            "docker-credential-y (credHelpers in @)",
+        ),
+        (
+            {"credsStore": "x", "credHelpers": {"example.com": "y"}},
+            "example.org",
+            "docker-credential-x (credsStore in @)",
+        ),
+        ({"credsStore": "x", "credHelpers": {"docker.io": "x"}}, "docker.io", "docker-credential-x (credHelpers in @)"),
+        ({"credsStore": "x", "credHelpers": {"example.com": ""}}, "example.com", None),
+        ({}, "example.com", None),
+    ],
+)
+async def test_where_a_credential_would_come_from(
+    tmp_path: Path, content: dict[str, object], host: str, source: str | None
+) -> None:
+    path = tmp_path / "config.json"
+    assert await config(tmp_path, content).source(host) == (source and source.replace("@", str(path)))
+
+
+async def test_where_an_inline_credential_would_come_from(tmp_path: Path) -> None:
+    env = {"DOCKER_AUTH_CONFIG": json.dumps({"auths": {"example.com": FOO}}), "HOME": str(tmp_path)}
+    assert await DockerConfig(env=env).source("example.com") == "DOCKER_AUTH_CONFIG"
+    assert await DockerConfig(env=env).source("example.org") is None
+    env["DOCKER_AUTH_CONFIG"] = '{"credsStore":"x"}'
+    assert await DockerConfig(env=env).source("a") == "docker-credential-x (credsStore in DOCKER_AUTH_CONFIG)"
+
+
+async def test_no_source_is_asked_and_a_broken_one_is_an_error(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    write(tmp_path / "docker-credential-x", helper_script({}, ran)).chmod(0o700)
+    path = write(tmp_path / "config.json", {"credsStore": "x", "auths": {"example.com": FOO}})
+    credentials = DockerConfig([path], {"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert await credentials.source("example.com") == f"docker-credential-x (credsStore in {path})"
+    assert not ran.exists()
+    assert await credentials.credential("example.com") == FOO_CREDENTIAL
+    assert ran.exists()
+    # Now it is known that the helper has nothing.
+    assert await credentials.source("example.com") == f"{path} (auths)"
+    for content in ('{"planted"', {"auths": {"example.com": "planted"}}):
+        with pytest.raises(CredentialError, match=r"example\.com") as caught:
+            await config(tmp_path, content).source("example.com")
+        assert_silent(caught.value)
+
+
+# The environment alone
+
+
+FULL = {"LADING_REGISTRY": "example.com", "LADING_USERNAME": "foo", "LADING_PASSWORD": "bar"}
+
+
+async def test_the_credential_of_the_environment() -> None:
+    credentials = EnvironmentCredentials(FULL)
+    for host in ("example.com", "Example.COM", "example.com/acme/triage"):
+        assert await credentials.credential(host) == FOO_CREDENTIAL
+        assert await credentials.source(host) == "LADING_USERNAME and LADING_PASSWORD"
+    for host in ("example.com:5000", "evil.example.com", "example.com.evil.net", "docker.io", ""):
+        assert await credentials.credential(host) is None
+        assert await credentials.source(host) is None
+    assert not isinstance(credentials, CostlyCredentials)
+    assert "bar" not in repr(credentials)
+
+
+@pytest.mark.parametrize("registry", ["docker.io", "index.docker.io", "https://index.docker.io/v1/"])
+async def test_the_credential_of_the_environment_for_the_hub(registry: str) -> None:
+    credentials = EnvironmentCredentials({**FULL, "LADING_REGISTRY": registry})
+    assert await credentials.credential("registry-1.docker.io") == FOO_CREDENTIAL
+    assert await credentials.credential("example.com") is None
+
+
+@pytest.mark.parametrize("missing", [set(names) for n in (1, 2) for names in itertools.combinations(FULL, n)], ids=str)
+@pytest.mark.parametrize("is_empty", [True, False])
+async def test_half_a_credential_is_an_error(missing: set[str], is_empty: bool) -> None:
+    values = {**FULL, "LADING_PASSWORD": "planted"}
+    env = {name: "" if name in missing else value for name, value in values.items() if is_empty or name not in missing}
+    credentials = EnvironmentCredentials(env)
+    for ask in (credentials.credential, credentials.source):
+        with pytest.raises(CredentialError) as caught:
+            await ask("example.com")
+        assert {name for name in FULL if name in caught.value.message} == missing
+        assert_silent(caught.value)
+        if "LADING_REGISTRY" in missing:
+            with pytest.raises(CredentialError, match=re.escape("other.example.com")):
+                await ask("other.example.com")
+        else:
+            assert await ask("other.example.com") is None
+
+
+@pytest.mark.parametrize("env", [{}, dict.fromkeys(FULL, ""), {"LADING_HOME": "x"}])
+async def test_no_credential_in_the_environment(env: dict[str, str]) -> None:
+    assert await EnvironmentCredentials(env).credential("example.com") is None
+    assert await EnvironmentCredentials(env).source("example.com") is None
+
+
+async def test_the_credential_of_the_environment_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in FULL.items():
+        monkeypatch.setenv(name, value)
+    assert await EnvironmentCredentials().credential("example.com") == FOO_CREDENTIAL
+
+
+# Several sources
+
+
+class Slow:
+    """A source that has to run a program, until it has been asked."""
+
+    def __init__(self, credential: Credential | None) -> None:
+        self.answer = credential
+        self.calls: list[str] = []
+        self.is_known = False
+
+    async def credential(self, host: str) -> Credential | None:
+        self.calls.append(host)
+        self.is_known = True
+        return self.answer
+
+    async def is_costly(self, host: str) -> bool:
+        return not self.is_known
+
+    def forget(self, host: str) -> None:
+        self.calls.append(f"forget {host}")
+        self.is_known = False
+
+
+async def test_the_first_source_that_has_one_wins(tmp_path: Path) -> None:
+    docker = config(tmp_path, {"auths": {host: {"username": "d", "password": "p"} for host in ("example.com", "d.io")}})
+    credentials = FirstOf(EnvironmentCredentials(FULL), docker, StaticCredentials({"s.io": Credential("s", "p")}))
+    for host, username, source in (
+        ("example.com", "foo", "LADING_USERNAME and LADING_PASSWORD"),
+        ("d.io", "d", f"{tmp_path / 'config.json'} (auths)"),
+        ("s.io", "s", "StaticCredentials"),
+    ):
+        credential = await credentials.credential(host)
+        assert credential is not None
+        assert credential.username == username
+        assert await credentials.source(host) == source
+        assert not await credentials.is_costly(host)
+    assert await credentials.credential("none.io") is None
+    assert await credentials.source("none.io") is None
+    assert await FirstOf().credential("none.io") is None
+    assert not await FirstOf().is_costly("none.io")
+    assert "bar" not in repr(credentials)
+
+
+async def test_sources_behind_the_first_are_not_asked() -> None:
+    slow = Slow(FOO_CREDENTIAL)
+    credentials = FirstOf(StaticCredentials({"example.com": FOO_CREDENTIAL}), slow)
+    assert await credentials.credential("example.com") == FOO_CREDENTIAL
+    assert not await credentials.is_costly("example.com")
+    assert slow.calls == []
+
+
+async def test_what_costs_much_in_several_sources() -> None:
+    first, second = Slow(None), Slow(FOO_CREDENTIAL)
+    credentials: Credentials = FirstOf(StaticCredentials({}), first, second)
+    assert isinstance(credentials, CostlyCredentials)
+    assert await credentials.is_costly("example.com")
+    assert (first.calls, second.calls) == ([], [])
+    await first.credential("example.com")
+    assert await credentials.is_costly("example.com")
+    assert second.calls == []
+    assert await credentials.credential("example.com") == FOO_CREDENTIAL
+    assert not await credentials.is_costly("example.com")
+    credentials.forget("example.com")
+    assert first.calls[-1] == second.calls[-1] == "forget example.com"
+    assert await credentials.is_costly("example.com")
+
+
+async def test_a_source_that_would_cost_much_is_not_run_to_name_it() -> None:
+    slow = Slow(FOO_CREDENTIAL)
+    credentials = FirstOf(slow, StaticCredentials({"example.com": FOO_CREDENTIAL}))
+    assert await credentials.source("example.com") == "StaticCredentials"
+    assert slow.calls == []
+    await slow.credential("example.com")
+    assert await credentials.source("example.com") == "Slow"
+
+
+async def test_an_error_hides_the_sources_behind_it() -> None:
+    slow = Slow(FOO_CREDENTIAL)
+    credentials = FirstOf(EnvironmentCredentials({"LADING_USERNAME": "foo"}), slow)
+    assert not await credentials.is_costly("example.com")
+    for ask in (credentials.credential, credentials.source):
+        with pytest.raises(CredentialError, match="LADING_PASSWORD"):
+            await ask("example.com")
+    assert slow.calls == []
 
 
 # Any text

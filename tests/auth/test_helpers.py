@@ -10,7 +10,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from lading.auth.configfile import Program
 from lading.auth.credentials import Credential, DockerConfig
+from lading.auth.helpers import erase_from_helper, store_in_helper
 from lading.errors import CredentialError
 
 FOUND = """echo '{"ServerURL":"x","Username":"alice","Secret":"planted-secret"}'"""
@@ -313,3 +315,105 @@ async def test_descriptors_beyond_1024(helpers: Helpers) -> None:
         for descriptor in held:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# What a helper is told to keep and to drop
+
+PROGRAM = Program("test", "example.com")
+
+
+async def store(helpers: Helpers, credential: Credential, seconds: float = 10.0) -> None:
+    await store_in_helper(PROGRAM, credential, {"PATH": helpers.path}, seconds=seconds)
+
+
+async def test_a_helper_is_told_what_to_keep(helpers: Helpers) -> None:
+    helpers.add(f'test "$1" = store && test $# = 1 && cat > {helpers.home}/told')
+    for credential, username, secret in (
+        (ALICE, "alice", "planted-secret"),
+        (Credential("ä€", "𝄞\n\0'\""), "ä€", "𝄞\n\0'\""),
+        (Credential("u"), "u", ""),
+        (Credential("u", "p", "planted"), "<token>", "planted"),
+    ):
+        await store(helpers, credential)
+        told = (helpers.home / "told").read_bytes()
+        assert json.loads(told) == {"ServerURL": "example.com", "Username": username, "Secret": secret}
+        assert told.count(b"\n") == told.endswith(b"\n") == 1  # some read a line, some to the end
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "cat > $TOLD",
+        "exec >&-; cat > $TOLD",
+        "head -c 65536 /dev/zero; cat > $TOLD",
+        "sleep 0.2; cat > $TOLD",
+        "cat > $TOLD; sleep 300 &",
+    ],
+)
+async def test_a_secret_that_is_larger_than_a_pipe(helpers: Helpers, script: str) -> None:
+    helpers.add(f"TOLD={helpers.home}/told; {script}")
+    secret = "planted" * 100_000
+    await store(helpers, Credential("u", secret))
+    assert json.loads((helpers.home / "told").read_bytes())["Secret"] == secret
+
+
+@pytest.mark.parametrize(
+    "script", ["exit 0", "exec <&-; exit 0", "head -c 10 >/dev/null; exit 0", "sleep 300 & exit 0"]
+)
+async def test_a_helper_that_does_not_listen_to_the_end(helpers: Helpers, script: str) -> None:
+    helpers.add(script)
+    await store(helpers, Credential("u", "planted" * 100_000))
+    assert await ended(helpers.pids)
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("cat; exit 1", "status 1"),
+        ("exit 7", "status 7"),
+        ("kill -9 $$", "signal 9"),
+        ("yes planted", "65536 bytes"),
+        (LONG, "0.3 seconds"),
+        ("echo 'credentials not found in native keychain'; exit 1", "status 1"),
+    ],
+)
+async def test_a_helper_that_does_not_keep_it(helpers: Helpers, script: str, why: str) -> None:
+    helpers.add(script)
+    with pytest.raises(CredentialError, match=why) as caught:
+        await store(helpers, ALICE, 0.3 if script == LONG else 10)
+    assert "docker-credential-test" in str(caught.value)
+    assert "planted" not in str(caught.value) + repr(caught.value.__context__) + repr(vars(caught.value))
+    assert await ended(helpers.pids)
+
+
+@pytest.mark.parametrize(
+    "credential",
+    [
+        Credential("", "planted"),
+        Credential("<token>", "planted"),
+        Credential(registry_token="planted"),
+        Credential("u", "planted", registry_token="planted"),
+    ],
+)
+async def test_what_a_helper_cannot_keep_is_not_told(helpers: Helpers, credential: Credential) -> None:
+    helpers.add("cat >/dev/null")
+    with pytest.raises(CredentialError) as caught:
+        await store(helpers, credential)
+    assert "planted" not in str(caught.value)
+    assert helpers.pids == []
+
+
+async def test_a_helper_is_told_what_to_drop(helpers: Helpers) -> None:
+    helpers.add('test "$1" = erase && test "$(cat)" = example.com')
+    assert await erase_from_helper(PROGRAM, {"PATH": helpers.path}, seconds=10)
+    helpers.add("echo credentials not found in native keychain; exit 1")
+    assert not await erase_from_helper(PROGRAM, {"PATH": helpers.path}, seconds=10)
+    helpers.add("echo planted; exit 1")
+    with pytest.raises(CredentialError, match="status 1"):
+        await erase_from_helper(PROGRAM, {"PATH": helpers.path}, seconds=10)
+
+
+async def test_a_helper_does_not_inherit_our_own_secret(helpers: Helpers) -> None:
+    helpers.add('test -z "$LADING_PASSWORD" && test "$OTHER" = other')
+    env = {"PATH": helpers.path, "LADING_PASSWORD": "planted", "OTHER": "other"}
+    await store_in_helper(PROGRAM, ALICE, env, seconds=10)

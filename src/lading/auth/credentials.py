@@ -6,24 +6,32 @@ error holds anything of the content.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from io import FileIO
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from lading.auth.configfile import HUB_SERVER, ConfigFile, Credential, Program, hostname, is_hub
+from lading.auth.configfile import ConfigFile, Credential, Program
+from lading.auth.keeping import HELPER_SECONDS, canonical_host, docker_path, parse_config, read_config, server_name
 from lading.auth.sharing import Shared
 from lading.errors import CredentialError
 
-__all__ = ["CostlyCredentials", "Credential", "Credentials", "DockerConfig", "StaticCredentials"]
+__all__ = [
+    "CostlyCredentials",
+    "Credential",
+    "Credentials",
+    "DockerConfig",
+    "EnvironmentCredentials",
+    "FirstOf",
+    "StaticCredentials",
+]
 
-_FILE_LIMIT = 1024 * 1024
-"""Bytes of a configuration file at most."""
+_INLINE = "DOCKER_AUTH_CONFIG"
+"""The variable that holds a whole configuration file."""
 
-_HELPER_SECONDS = 10.0
-"""How long a credential helper may take: it may be asking a person, or a daemon that isn't there."""
+_VARIABLES = ("LADING_REGISTRY", "LADING_USERNAME", "LADING_PASSWORD")
 
 
 class Credentials(Protocol):
@@ -55,25 +63,112 @@ class StaticCredentials:
     """Credentials that a program brings along, by host."""
 
     def __init__(self, credentials: Mapping[str, Credential]) -> None:
-        self._credentials = {_canonical(host): credential for host, credential in credentials.items()}
+        self._credentials = {canonical_host(host): credential for host, credential in credentials.items()}
 
     async def credential(self, host: str) -> Credential | None:
         """Give the credential of ``host``, if there is one."""
-        return self._credentials.get(_canonical(host))
+        return self._credentials.get(canonical_host(host))
 
     def __repr__(self) -> str:
         return f"StaticCredentials({', '.join(sorted(self._credentials))})"
 
 
+class EnvironmentCredentials:
+    """The credential of one registry, for CI: ``LADING_REGISTRY``, ``LADING_USERNAME`` and ``LADING_PASSWORD``.
+
+    An empty variable counts as one that isn't set. ``env`` is the environment; ``None`` means this process's.
+    """
+
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        self._env = os.environ if env is None else env
+
+    async def credential(self, host: str) -> Credential | None:
+        """Give the credential if ``host`` is the registry that it is for.
+
+        Raises:
+            CredentialError: it is, or no registry is named, and only some of the variables are set.
+        """
+        registry, username, password = values = [self._env.get(name, "") for name in _VARIABLES]
+        if not any(values) or (registry and canonical_host(registry) != canonical_host(host)):
+            return None
+        if missing := [name for name, value in zip(_VARIABLES, values, strict=True) if not value]:
+            why = f"credentials of {host}: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
+            raise CredentialError(why, hint=f"set all of {', '.join(_VARIABLES)}, or none")
+        return Credential(username, password)
+
+    async def source(self, host: str) -> str | None:
+        """Tell, for people, where the credential of ``host`` comes from. Raises what ``credential`` raises."""
+        return None if await self.credential(host) is None else " and ".join(_VARIABLES[1:])
+
+    def __repr__(self) -> str:
+        return "EnvironmentCredentials()"
+
+
+class FirstOf:
+    """Several sources of credentials, asked in order: the first that has one for a host wins.
+
+    A source that can't give what it should have is an error, which hides the sources behind it.
+    """
+
+    def __init__(self, *sources: Credentials) -> None:
+        self._sources = sources
+
+    async def credential(self, host: str) -> Credential | None:
+        """Give the first credential for ``host``. Raises CredentialError."""
+        for source in self._sources:
+            if (credential := await source.credential(host)) is not None:
+                return credential
+        return None
+
+    async def is_costly(self, host: str) -> bool:
+        """Tell whether a source has to run a program before one is known to have the credential of ``host``."""
+        for source in self._sources:
+            if isinstance(source, CostlyCredentials) and await source.is_costly(host):
+                return True
+            with contextlib.suppress(CredentialError):  # whoever asks for the credential gets the error, and at once
+                if await source.credential(host) is None:
+                    continue
+            return False
+        return False
+
+    def forget(self, host: str) -> None:
+        """Drop what the sources remember for ``host``."""
+        for source in self._sources:
+            if isinstance(source, CostlyCredentials):
+                source.forget(host)
+
+    async def source(self, host: str) -> str | None:
+        """Tell, for people, where the credential of ``host`` would come from. Runs no program; raises CredentialError.
+
+        A source that can't tell is called by the name of its class, if it has the credential at hand.
+        """
+        for source in self._sources:
+            if isinstance(source, _Describing):
+                where = await source.source(host)
+            elif isinstance(source, CostlyCredentials) and await source.is_costly(host):
+                continue
+            else:
+                where = None if await source.credential(host) is None else type(source).__name__
+            if where is not None:
+                return where
+        return None
+
+    def __repr__(self) -> str:
+        return f"FirstOf({', '.join(map(repr, self._sources))})"
+
+
+@runtime_checkable
+class _Describing(Protocol):
+    async def source(self, host: str, /) -> str | None: ...
+
+
 @dataclass(frozen=True, slots=True)
-class _Failure:
-    """A location that can't be read: an error as soon as the search gets there."""
+class _Candidate:
+    """What may answer, or why that can't be said, and the text that it is in, with its name."""
 
-    message: str
-    hint: str = ""
-
-
-_Candidate = Credential | Program | _Failure
+    answer: Credential | Program | CredentialError
+    name: str
+    raw: bytes | str = field(default="", repr=False)
 
 
 class DockerConfig:
@@ -91,7 +186,7 @@ class DockerConfig:
         paths: Sequence[str | os.PathLike[str]] | None = None,
         env: Mapping[str, str] | None = None,
         *,
-        helper_seconds: float = _HELPER_SECONDS,
+        helper_seconds: float = HELPER_SECONDS,
     ) -> None:
         self._paths = None if paths is None else tuple(Path(path) for path in paths)
         self._env = os.environ if env is None else env
@@ -106,30 +201,51 @@ class DockerConfig:
             CredentialError: a file, its entry for the host or a helper is broken; it names them, never their content.
         """
         for candidate in await self._candidates(host):
-            match candidate:
+            match candidate.answer:
+                case Credential() as credential:
+                    return credential
+                case CredentialError() as error:
+                    raise error
+                case Program() as program:
+                    if (answer := await self._ask(program)) is not None:
+                        return answer
+        return None
+
+    async def source(self, host: str) -> str | None:
+        """Tell, for people, where the credential of ``host`` would come from; runs no helper.
+
+        Raises:
+            CredentialError: a file or its entry for the host is broken.
+        """
+        from lading.auth.helpers import helper_of
+
+        for candidate in await self._candidates(host):
+            match candidate.answer:
                 case Credential():
-                    return candidate
-                case _Failure():
-                    raise CredentialError(candidate.message, hint=candidate.hint)
-                case Program():
-                    if (credential := await self._ask(candidate)) is not None:
-                        return credential
+                    return candidate.name if candidate.name == _INLINE else f"{candidate.name} (auths)"
+                case CredentialError() as error:
+                    raise error
+                case Program() as program if self._kept.get(program, program) is not None:
+                    document = parse_config(candidate.raw, candidate.name)
+                    found = helper_of(document, host, program.server, candidate.name)
+                    return None if found is None else found[1]
         return None
 
     async def is_costly(self, host: str) -> bool:
         """Tell whether a helper has to be run, one whose answer isn't known yet."""
         for candidate in await self._candidates(host):
-            if not isinstance(candidate, Program):
+            program = candidate.answer
+            if not isinstance(program, Program):
                 return False
-            if candidate not in self._kept:
+            if program not in self._kept:
                 return True
-            if self._kept[candidate] is not None:
+            if self._kept[program] is not None:
                 return False
         return False
 
     def forget(self, host: str) -> None:
         """Drop the remembered answers of helpers for ``host``."""
-        server = _server(host)
+        server = server_name(host)
         for program in [program for program in self._kept if program.server == server]:
             del self._kept[program]
 
@@ -146,16 +262,18 @@ class DockerConfig:
         found: list[_Candidate] = []
         sources: list[str | Path] = list(self._paths or ())
         if self._paths is None:
-            inline = self._env.get("DOCKER_AUTH_CONFIG")
-            sources = [*([inline] if inline else []), *_standard_paths(self._env)]
+            sources = [*filter(None, [self._env.get(_INLINE)]), *_standard_paths(self._env)]
         for source in sources:
+            name = _INLINE if isinstance(source, str) else str(source)
             try:
-                config = _open(source)
-                if config is not None:
-                    found += config.find(host, _server(host))
+                raw = source if isinstance(source, str) else read_config(source)
+                if raw is not None:
+                    answers = ConfigFile.parse(raw, name).find(host, server_name(host))
+                    found += [_Candidate(answer, name, raw) for answer in answers]
             except CredentialError as error:
-                found.append(_Failure(f"credentials of {host}: {error.message}", error.hint))
-            if found and not isinstance(found[-1], Program):
+                failure = CredentialError(f"credentials of {host}: {error.message}", hint=error.hint)
+                found.append(_Candidate(failure, name))
+            if found and not isinstance(found[-1].answer, Program):
                 break
         return found
 
@@ -169,23 +287,9 @@ class DockerConfig:
         return self._kept[program] if program in self._kept else await self._runs.run(program, run)
 
 
-def _canonical(host: str) -> str:
-    name = hostname(host)
-    return "docker.io" if is_hub(name) else name
-
-
-def _server(host: str) -> str:
-    """Give what a credential helper calls ``host``."""
-    return HUB_SERVER if is_hub(host) else host.partition("/")[0]
-
-
 def _standard_paths(env: Mapping[str, str]) -> list[Path]:
     home = env.get("HOME") or env.get("USERPROFILE")
-    found = []
-    if docker := env.get("DOCKER_CONFIG"):
-        found.append(Path(docker, "config.json"))
-    elif home:
-        found.append(Path(home, ".docker", "config.json"))
+    found = [path for path in [docker_path(env)] if path]
     if path := env.get("REGISTRY_AUTH_FILE"):
         found.append(Path(path))
     if runtime := env.get("XDG_RUNTIME_DIR"):
@@ -193,32 +297,3 @@ def _standard_paths(env: Mapping[str, str]) -> list[Path]:
     if config := env.get("XDG_CONFIG_HOME") or (home and f"{home}/.config"):
         found.append(Path(config, "containers", "auth.json"))
     return found
-
-
-def _open(source: str | Path) -> ConfigFile | None:
-    """Read one source: text from the environment, or a file, which may not exist. Blocking."""
-    if isinstance(source, str):
-        return ConfigFile.parse(source, "DOCKER_AUTH_CONFIG")
-    try:
-        # Non-blocking, so that a pipe that nobody writes to can't stop the search.
-        with open(source, "rb", buffering=0, opener=_open_nonblocking) as file:
-            raw = _read_bounded(file)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a path"
-        raise CredentialError(f"{source} can't be read: {why}", hint="check who may read it") from None
-    if len(raw) > _FILE_LIMIT:
-        raise CredentialError(f"{source} is larger than {_FILE_LIMIT} bytes")
-    return ConfigFile.parse(raw, str(source))
-
-
-def _read_bounded(file: FileIO) -> bytes:
-    raw = b""
-    while len(raw) <= _FILE_LIMIT and (chunk := file.read(_FILE_LIMIT + 1 - len(raw))):
-        raw += chunk
-    return raw
-
-
-def _open_nonblocking(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
