@@ -197,5 +197,26 @@ async def test_a_pull_that_began_before_a_push_doesnt_undo_it(registry: Embedded
     assert (await client.pull_agent(ref, max_age=3600)).content == b"version: 2\n"
 
 
+async def test_nor_does_a_cold_one(registry: EmbeddedRegistry, client: Client) -> None:
+    ref = f"{registry.host}/acme/triage:v1"
+    await client.push_agent(b"version: 1\n", ref, inline=False)
+    answered, opened = asyncio.Event(), asyncio.Event()
+
+    async def hold(request: web.Request, record: RecordedRequest) -> web.Response | None:
+        if record.method == "GET" and record.kind == "blob" and not answered.is_set():
+            answered.set()
+            await opened.wait()
+        return None
+
+    registry.intercept = hold
+    early = asyncio.create_task(client.pull_agent(ref))
+    await answered.wait()
+    await client.push_agent(b"version: 2\n", ref, inline=False)
+    opened.set()
+    assert (await early).content == b"version: 1\n"
+    assert client.cached(ref, max_age=3600) is None
+    assert (await client.pull_agent(ref, max_age=3600)).content == b"version: 2\n"
+
+
 async def _all(tasks: list[asyncio.Task[Agent]]) -> list[Agent]:
     return [await task for task in tasks]

@@ -83,6 +83,9 @@ class AgentPuller:
         self._offline = offline
         self._events = events
         self._clock = clock
+        # When each reference was last moved by this client, in a count of such moves.
+        self._moves = 0
+        self._moved: dict[str, int] = {}
 
     async def pull(
         self,
@@ -129,7 +132,12 @@ class AgentPuller:
             return self._stand_in(reference, entry, failure, max_stale)
 
     def outdate(self, reference: Reference) -> None:
-        """Let no pull that begins from now on join one that asked before now: the tag has just been moved."""
+        """Take note that the tag has just been moved.
+
+        No pull that begins from now on joins one that asked before now, and what those were told isn't remembered.
+        """
+        self._moves += 1
+        self._moved[str(reference)] = self._moves
         self._flights.outdate(_key(reference, force=False))
         self._flights.outdate(_key(reference, force=True))
 
@@ -179,7 +187,7 @@ class AgentPuller:
         self, reference: Reference, entry: Cached | Absent | Corrupt, force: bool, is_brief: bool
     ) -> Agent:
         """Ask the registry, and keep what it gives. Runs once for all who ask at the same time."""
-        asked = self._clock()
+        asked, moves = self._clock(), self._moves
         repository = await self._repository(reference, brief=is_brief)
         cached = entry if isinstance(entry, Cached) and not force else None
         step: Serve | Fetch = Fetch()
@@ -188,22 +196,30 @@ class AgentPuller:
         if isinstance(step, Fetch):
             manifest = await self._manifest(repository, reference, step.digest)
             if cached is None or manifest[0] != cached.digest:
-                return await self._take(repository, reference, asked, *manifest)
+                return await self._take(repository, reference, asked, moves, *manifest)
         assert cached is not None
         await self._confirm(reference, cached, asked)
         return cached.agent(reference, "revalidated", age=self._since(asked))
 
     async def _take(
-        self, repository: Repository, reference: Reference, asked: float, digest: Digest, document: Manifest | Index
+        self,
+        repository: Repository,
+        reference: Reference,
+        asked: float,
+        moves: int,
+        digest: Digest,
+        document: Manifest | Index,
     ) -> Agent:
         """Fetch what the manifest names, store it, and see that the store gives it back; repair that once."""
         taken = await self._fetch(repository, reference, asked, digest, document)
         for is_repair in (False, True):
             if is_repair:
                 _log.warning("%s: the store lost what it was given: pulling once more", reference)
-                asked = self._clock()
+                asked, moves = self._clock(), self._moves
                 manifest = await self._manifest(repository, reference, None)
                 taken = await self._fetch(repository, reference, asked, *manifest)
+            if self._moved.get(str(reference), 0) > moves:
+                return taken.agent(reference, self._since(asked))
             try:
                 await self._store.commit(taken.changes)
             except StoreError as error:
