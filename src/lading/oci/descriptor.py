@@ -12,49 +12,15 @@ from typing import Any, Self
 from lading.errors import DigestMismatch, InvalidDigest, InvalidManifest, SizeMismatch
 from lading.oci.digest import Digest
 from lading.oci.media_types import is_media_type
+from lading.oci.platform import Platform
+
+__all__ = ["Descriptor", "Platform", "expect_object", "optional_text", "read_annotations", "shown"]
 
 _SIZE_LIMIT = 2**63 - 1
 """Bytes: sizes are int64 in every implementation."""
 
 _SHOWN = 80
 """Characters of a foreign value that an error shows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """What an image runs on (image-spec, image-index.md, "platform"); empty strings where it says nothing."""
-
-    os: str
-    architecture: str
-    variant: str = ""
-    os_version: str = ""
-    os_features: tuple[str, ...] = ()
-
-    @classmethod
-    def from_json(cls, value: object, where: str) -> Self:
-        """Read the ``platform`` of a descriptor; ``where`` names it in errors. Raises InvalidManifest."""
-        fields = expect_object(value, where)
-        return cls(
-            optional_text(fields, "os", where),
-            optional_text(fields, "architecture", where),
-            optional_text(fields, "variant", where),
-            optional_text(fields, "os.version", where),
-            _texts(fields, "os.features", where),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the JSON object; ``os`` and ``architecture`` are always in it."""
-        fields: dict[str, Any] = {"architecture": self.architecture, "os": self.os}
-        if self.os_version:
-            fields["os.version"] = self.os_version
-        if self.os_features:
-            fields["os.features"] = list(self.os_features)
-        if self.variant:
-            fields["variant"] = self.variant
-        return fields
-
-    def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part) or "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +54,6 @@ class Descriptor:
         size = fields.get("size")
         if type(size) is not int or not 0 <= size <= _SIZE_LIMIT:
             raise InvalidManifest(f"{where}.size: {shown(size)} isn't a size in bytes")
-        platform = fields.get("platform")
         return cls(
             media_type,
             _digest(fields.get("digest"), where),
@@ -97,7 +62,7 @@ class Descriptor:
             optional_text(fields, "artifactType", where),
             _data(fields.get("data"), where),
             _texts(fields, "urls", where),
-            None if platform is None else Platform.from_json(platform, f"{where}.platform"),
+            _platform(fields.get("platform"), f"{where}.platform"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -168,6 +133,19 @@ def _data(value: object, where: str) -> bytes | None:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidManifest(f"{where}.data isn't base64") from None
+
+
+def _platform(value: object, where: str) -> Platform | None:
+    if value is None:
+        return None
+    fields = expect_object(value, where)
+    return Platform(
+        optional_text(fields, "os", where),
+        optional_text(fields, "architecture", where),
+        optional_text(fields, "variant", where),
+        optional_text(fields, "os.version", where),
+        _texts(fields, "os.features", where),
+    )
 
 
 def _texts(fields: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
