@@ -13,6 +13,7 @@ from aiohttp import web
 
 from lading.auth.challenge import Challenge
 from lading.auth.credentials import Credential, StaticCredentials
+from lading.auth.memory import RecentChallenges
 from lading.auth.transport import AuthTransport
 from lading.errors import LadingError, Unauthorized
 from lading.http.redirect import RedirectTransport
@@ -207,14 +208,10 @@ async def test_an_error_of_the_http_library_does_not_show_what_was_sent(session:
     url = f"http://127.0.0.1:{port}/v2/"
     request = Request("GET", url, {}, None, "it", Origin.of(url), ("repository:a:pull",))
 
-    class Remembered:
-        def recall(self, registry: Origin, /) -> Challenge | None:
-            return Challenge("bearer", {"realm": url})
-
-        def remember(self, registry: Origin, challenge: Challenge, /) -> None: ...
-
+    memory = RecentChallenges()
+    await memory.remember(Origin.of(url), Challenge("bearer", {"realm": url}))
     credentials = StaticCredentials({"it": Credential(registry_token="planted-token")})
-    transport = AuthTransport(session, credentials, memory=Remembered())
+    transport = AuthTransport(session, credentials, memory=memory)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, garbage)
         with pytest.raises(LadingError) as caught:

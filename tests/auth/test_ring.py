@@ -14,8 +14,17 @@ from auth.scripted import Clock, Network, Registry, Reply, manifest
 
 from lading.auth.challenge import Challenge
 from lading.auth.credentials import Credential, StaticCredentials
-from lading.auth.transport import AuthTransport
-from lading.errors import CredentialError, LadingError, ProtocolError, RateLimited, RegistryError, Unauthorized
+from lading.auth.memory import RecentChallenges
+from lading.auth.transport import AuthTransport, Unproven
+from lading.errors import (
+    CredentialError,
+    Denied,
+    LadingError,
+    ProtocolError,
+    RateLimited,
+    RegistryError,
+    Unauthorized,
+)
 from lading.http.transport import Origin, Request
 
 HOST = "registry.example.com"
@@ -162,7 +171,7 @@ async def test_an_identity_token_goes_to_the_token_server_only() -> None:
     assert await status(auth, manifest()) == 200
     (token,) = network.to(AUTH)
     assert (token.method, token.url) == ("POST", "https://auth.example.com/token")
-    assert token.body is not None
+    assert isinstance(token.body, bytes)
     assert b"refresh_token=planted-identity" in token.body
     assert b"planted-identity" not in repr([request for request in network.requests if request is not token]).encode()
 
@@ -320,6 +329,35 @@ async def test_credentials_that_cannot_be_had_are_a_warning_and_no_credentials(
     assert network.left_open() == []
 
 
+@pytest.mark.parametrize("refusal", [401, 403, 429, 404, 500])
+async def test_a_refusal_for_want_of_a_credential_says_so(refusal: int) -> None:
+    broken = Helper(CredentialError("docker-credential-x: it failed", hint="mend it"))
+    reply = Reply(refusal, {"Retry-After": "7"}, b"why", ["Basic realm=r"])
+    auth, network = ring(lambda request: reply, broken)
+    async with await auth.send(manifest()) as response:
+        why = response.hint if isinstance(response, Unproven) else ""
+        assert (response.status, response.url, await response.read(100)) == (refusal, manifest().url, b"why")
+        assert response.headers.get("Retry-After") == "7"
+        assert [chunk async for chunk in response.chunks()] == [b"why"]
+    expected = f"the credentials of {HOST} couldn't be used: docker-credential-x: it failed (mend it)"
+    assert why == (expected if refusal in (401, 403, 429) else "")
+    assert network.left_open() == []
+
+
+async def test_a_token_server_that_refuses_for_want_of_a_credential_says_so() -> None:
+    registry = Registry()
+    auth, network = ring(lambda request: Reply(403) if request.url.startswith(registry.realm) else registry(request))
+    with pytest.raises(Denied) as caught:
+        await auth.send(manifest())
+    assert caught.value.hint == "log in as somebody who may do this"
+    auth, network = ring(network._handler, Helper(CredentialError("docker-credential-x: it failed")))  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(Denied) as caught:
+            await auth.send(manifest())
+        assert caught.value.hint == f"the credentials of {HOST} couldn't be used: docker-credential-x: it failed"
+    assert network.left_open() == []
+
+
 @pytest.mark.parametrize(
     "credential",
     [Credential("a:b", "planted"), Credential("a", "planted\ud800"), Credential(registry_token="planted\r\nX: y")],
@@ -382,18 +420,16 @@ async def test_a_rate_limit_behind_a_token_is_answered_with_the_credential() -> 
 # Challenges that are remembered
 
 
-class Memory:
+class Memory(RecentChallenges):
     """A memory that a test fills."""
 
     def __init__(self, challenge: Challenge | None) -> None:
-        self.challenge = challenge
-        self.remembered: list[tuple[Origin, Challenge]] = []
+        super().__init__()
+        self._challenges[Origin("https", HOST, 443)] = challenge
+        self.remembered: list[tuple[Origin, Challenge | None]] = []
 
-    def recall(self, registry: Origin, /) -> Challenge | None:
-        return self.challenge
-
-    def remember(self, registry: Origin, challenge: Challenge, /) -> None:
-        self.challenge = challenge
+    async def remember(self, registry: Origin, challenge: Challenge | None, /) -> None:
+        await super().remember(registry, challenge)
         self.remembered.append((registry, challenge))
 
 
@@ -434,7 +470,7 @@ async def test_an_outdated_memory_is_put_right() -> None:
     network, memory = Network(handler), Memory(bearer("https://old.example.com/token"))
     auth = AuthTransport(network, Helper(Credential("alice", "planted-password")), memory=memory)
     assert await status(auth, manifest()) == 200
-    assert [challenge.realm for _, challenge in memory.remembered] == ["https://auth.example.com/token"]
+    assert [challenge and challenge.realm for _, challenge in memory.remembered] == ["https://auth.example.com/token"]
 
 
 async def test_a_new_token_that_is_refused_is_not_made_again() -> None:
@@ -839,7 +875,7 @@ async def test_nothing_that_is_shown_holds_a_secret(caplog: pytest.LogCaptureFix
     auth, network = ring(handler, StaticCredentials({HOST: credential}))
     assert await status(auth, manifest()) == 401
     shown = caplog.text + repr([network.requests, auth, credential, vars(auth)])
-    for name in ("_wallet", "_tokens", "_memory", "_needs"):
+    for name in ("_wallet", "_tokens", "_memory"):
         part = getattr(auth, name)
         shown += repr(getattr(part, "__dict__", part))
     assert [secret for secret in secrets if secret in shown] == []

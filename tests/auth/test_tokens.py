@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import anyio
 import pytest
 from auth import vectors
 from auth.scripted import Clock, Network, Reply
@@ -17,7 +19,16 @@ from hypothesis import strategies as st
 from lading.auth.credentials import Credential
 from lading.auth.exchange import TokenServer, fetch_token, read_grant
 from lading.auth.tokens import Tokens
-from lading.errors import Denied, LadingError, ProtocolError, RateLimited, RegistryError, Unauthorized
+from lading.auth.wishes import told_scopes
+from lading.errors import (
+    ConnectFailed,
+    Denied,
+    LadingError,
+    ProtocolError,
+    RateLimited,
+    RegistryError,
+    Unauthorized,
+)
 from lading.http.transport import Origin, Request
 
 VECTORS = vectors.load("challenges.json")
@@ -32,7 +43,8 @@ def query(request: Request) -> dict[str, list[str]]:
 
 
 def form(request: Request) -> dict[str, list[str]]:
-    return parse_qs((request.body or b"").decode())
+    assert isinstance(request.body, bytes)
+    return parse_qs(request.body.decode())
 
 
 def authorization(username: str, password: str) -> str:
@@ -350,3 +362,366 @@ async def test_the_cache_is_bounded() -> None:
     assert len(vars(tokens)["_tokens"]) <= 4096
     assert len(vars(tokens)["_by_resource"]) <= 4097
     assert "'t'" not in repr(vars(tokens))
+
+
+# Many at once
+
+
+def telling(scopes: Sequence[str]) -> str:
+    """A token that says what it is good for, as those of most registries do; nobody looks at its signature here."""
+    access = []
+    for scope in scopes:
+        kind, name, actions = scope.split(":")
+        access.append({"type": kind, "name": name, "actions": actions.split(",")})
+    parts = [json.dumps(part).encode() for part in ({"alg": "RS256"}, {"sub": "", "access": access})]
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (*parts, b"signature"))
+
+
+class Giver:
+    """A token server: ``private`` is what it grants nobody, ``tells`` whether its tokens say what they are good for.
+
+    ``most`` is how many scopes it grants in one token, without a word about the others; ``refuses`` is its status for
+    whoever asks for several, or for what is private. ``go`` lets its answers out, once it is set.
+    """
+
+    def __init__(
+        self,
+        *,
+        tells: bool = True,
+        private: Collection[str] = (),
+        most: int = 1000,
+        refuses: int = 0,
+        breaks: LadingError | None = None,
+    ) -> None:
+        self.tells = tells
+        self.private = private
+        self.most = most
+        self.refuses = refuses
+        self.breaks = breaks
+        self.go = anyio.Event()
+        self.go.set()
+        self.asked: list[list[str]] = []
+        self.granted: dict[str, list[str]] = {}
+        self.network = Network(self)
+
+    async def __call__(self, request: Request) -> Reply:
+        scopes = query(request)["scope"]
+        self.asked.append(scopes)
+        await self.go.wait()
+        if len(scopes) > 1 and self.breaks is not None:
+            raise self.breaks
+        if self.refuses and (len(scopes) > 1 or scopes[0] in self.private):
+            return Reply(self.refuses)
+        granted = [scope for scope in scopes[: self.most] if scope not in self.private]
+        token = f"opaque{len(self.granted)}" if not self.tells else telling(granted) + f"{len(self.granted)}"
+        self.granted[token] = granted
+        return Reply(body=json.dumps({"token": token, "expires_in": 300}).encode())
+
+
+def pulls(count: int, start: int = 0) -> list[str]:
+    return [f"repository:acme/agent-{number:03}:pull" for number in range(start, start + count)]
+
+
+Outcomes = dict[str, "str | LadingError"]
+
+
+async def wish_all(tokens: Tokens, scopes: Sequence[str], *, may_share: bool = False) -> Outcomes:
+    """Wish for a token for each scope at the same time; give what came of each wish."""
+    outcomes: Outcomes = {}
+
+    async def wish(scope: str) -> None:
+        try:
+            outcomes[scope] = await tokens.token(SERVER, [scope], None, may_share=may_share)
+        except LadingError as error:
+            outcomes[scope] = error
+
+    async with anyio.create_task_group() as tasks:
+        for scope in scopes:
+            tasks.start_soon(wish, scope)
+    assert set(outcomes) == set(scopes)
+    return outcomes
+
+
+def check_granted(giver: Giver, outcomes: Outcomes, scopes: Sequence[str]) -> None:
+    for scope in scopes:
+        token = outcomes[scope]
+        assert isinstance(token, str)
+        assert scope in giver.granted[token]
+
+
+async def test_fifty_repositories_are_asked_for_together_after_the_first() -> None:
+    giver = Giver()
+    tokens = Tokens(giver.network, Clock())
+    scopes = pulls(50)
+    outcomes = await wish_all(tokens, scopes)
+    check_granted(giver, outcomes, scopes)
+    assert [len(asked) for asked in giver.asked] == [1, 16, 16, 16, 1]
+    assert all(asked == sorted(asked) for asked in giver.asked)
+    assert await wish_all(tokens, scopes) == outcomes
+    assert len(giver.asked) == 5
+    # Now it is known what this server's tokens are like.
+    later = pulls(50, 50)
+    check_granted(giver, await wish_all(tokens, later), later)
+    assert [len(asked) for asked in giver.asked[5:]] == [16, 16, 16, 2]
+
+
+async def test_the_request_for_several_is_the_same_whatever_their_order() -> None:
+    urls = set()
+    for turned in (False, True):
+        giver = Giver()
+        tokens = Tokens(giver.network, Clock())
+        await wish_all(tokens, ["repository:first:pull"])
+        await wish_all(tokens, pulls(3)[:: -1 if turned else 1])
+        urls.add(giver.network.requests[1].url)
+    (url,) = urls
+    names = "&".join(f"scope=repository:acme/agent-00{number}:pull" for number in range(3))
+    assert url == f"https://auth.example.com/token?service=registry&{names}"
+
+
+async def test_an_identity_token_is_exchanged_for_several_at_once() -> None:
+    def handler(request: Request) -> Reply:
+        (scopes,) = form(request)["scope"]
+        return Reply(body=json.dumps({"access_token": telling(scopes.split())}).encode())
+
+    network = Network(handler)
+    tokens = Tokens(network, Clock())
+    credential = Credential("alice", "", "identity")
+    async with anyio.create_task_group() as tasks:
+        for scope in pulls(9):
+            tasks.start_soon(tokens.token, SERVER, [scope], credential)
+    assert [len(form(request)["scope"][0].split()) for request in network.requests] == [1, 8]
+
+
+async def test_one_alone_waits_for_nobody_and_a_few_are_one_request() -> None:
+    giver = Giver()
+    tokens = Tokens(giver.network, Clock())
+    giver.go = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wish_all, tokens, pulls(1))
+        await anyio.wait_all_tasks_blocked()
+        assert giver.asked == [pulls(1)]
+        giver.go.set()
+    giver.go = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        # Up to four requests are under way at once, so that one that is slow doesn't hold up the next.
+        for number in range(6):
+            tasks.start_soon(wish_all, tokens, pulls(2, 10 + 2 * number))
+            await anyio.wait_all_tasks_blocked()
+        assert [len(asked) for asked in giver.asked] == [1, 2, 2, 2, 2]
+        giver.go.set()
+    assert [len(asked) for asked in giver.asked] == [1, 2, 2, 2, 2, 4]
+
+
+async def test_who_wants_to_write_or_wants_everything_is_asked_for_alone() -> None:
+    giver = Giver()
+    tokens = Tokens(giver.network, Clock())
+    await wish_all(tokens, ["repository:first:pull"])
+    scopes = ["repository:acme/a:pull,push", "repository:acme/b:delete", "registry:catalog:*", *pulls(3)]
+    await wish_all(tokens, scopes)
+    assert sorted(len(asked) for asked in giver.asked) == [1, 1, 1, 1, 3]
+
+
+async def test_a_request_stays_short() -> None:
+    giver = Giver()
+    tokens = Tokens(giver.network, Clock())
+    scopes = [f"repository:acme/{'x' * 200}{number:03}:pull" for number in range(40)]
+    endless = "repository:" + "y" * 5000 + ":pull"
+    outcomes = await wish_all(tokens, [*scopes, endless])
+    check_granted(giver, outcomes, [*scopes, endless])
+    assert max(sum(map(len, asked)) for asked in giver.asked if asked != [endless]) <= 2048
+    assert [endless] in giver.asked
+    assert len(giver.asked) < 12
+
+
+async def test_who_isnt_served_by_a_shared_token_is_asked_for_alone() -> None:
+    scopes = pulls(20)
+    giver = Giver(private={scopes[7]})
+    tokens = Tokens(giver.network, Clock())
+    outcomes = await wish_all(tokens, scopes)
+    check_granted(giver, outcomes, [scope for scope in scopes if scope != scopes[7]])
+    assert giver.granted[str(outcomes[scopes[7]])] == []  # what the registry makes of that is its own affair
+    assert sorted(len(asked) for asked in giver.asked) == [1, 1, 3, 16]
+    for _ in range(10):  # and it isn't held against the others
+        await wish_all(tokens, [scopes[7]])
+    later = pulls(16, 50)
+    await wish_all(tokens, later)
+    assert giver.asked[-1] == later
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 414, 500])
+async def test_a_refusal_of_several_is_answered_by_asking_for_each(status: int) -> None:
+    scopes = pulls(20)
+    giver = Giver(refuses=status, private={scopes[7]})
+    tokens = Tokens(giver.network, Clock())
+    outcomes = await wish_all(tokens, scopes)
+    check_granted(giver, outcomes, [scope for scope in scopes if scope != scopes[7]])
+    error = outcomes[scopes[7]]
+    assert isinstance(error, RegistryError)
+    assert error.status == status
+    assert sorted(asked[0] for asked in giver.asked if len(asked) == 1) == scopes
+    assert scopes[7] in str(error)
+    assert scopes[8] not in str(error)
+
+
+async def test_a_server_that_never_grants_several_isnt_asked_for_them_for_long() -> None:
+    giver = Giver(refuses=403)
+    tokens = Tokens(giver.network, Clock())
+    for start in range(0, 200, 20):
+        scopes = pulls(20, start)
+        check_granted(giver, await wish_all(tokens, scopes), scopes)
+    # Three, and what was under way with the third.
+    together = sum(len(asked) > 1 for asked in giver.asked)
+    assert 3 <= together <= 4
+    assert len(giver.asked) == 200 + together
+
+
+@pytest.mark.parametrize("failure", [ConnectFailed("no connection"), RateLimited("wait", retry_after=1.0)])
+async def test_a_failure_of_the_moment_is_everybodys(failure: LadingError) -> None:
+    scopes = pulls(18)
+    giver = Giver(breaks=failure)
+    tokens = Tokens(giver.network, Clock())
+    outcomes = await wish_all(tokens, scopes)
+    failed = [error for error in outcomes.values() if isinstance(error, LadingError)]
+    assert [len(asked) for asked in giver.asked] == [1, 16, 1]
+    assert len(failed) == len({id(error) for error in failed}) == 16
+    assert {str(error) for error in failed} == {str(failure)}
+    giver.breaks = None
+    check_granted(giver, await wish_all(tokens, scopes), scopes)
+
+
+async def test_nobody_waits_for_the_luck_of_others_where_the_first_fails() -> None:
+    giver = Giver(refuses=403, private=pulls(50))
+    tokens = Tokens(giver.network, Clock())
+    outcomes = await wish_all(tokens, pulls(50))
+    assert all(isinstance(error, Denied) for error in outcomes.values())
+    assert len(giver.asked) == 50
+    giver = Giver(refuses=403, private=pulls(50))
+    giver.go = anyio.Event()
+    tokens = Tokens(giver.network, Clock())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wish_all, tokens, pulls(50))
+        await anyio.wait_all_tasks_blocked()
+        assert len(giver.asked) == 1
+        giver.go.set()
+        giver.go = anyio.Event()
+        await anyio.wait_all_tasks_blocked()
+        assert len(giver.asked) == 50
+        giver.go.set()
+
+
+async def test_a_token_that_doesnt_say_what_it_is_good_for_is_shared_with_those_only_who_said_they_may() -> None:
+    giver = Giver(tells=False)
+    tokens = Tokens(giver.network, Clock())
+    scopes = pulls(50)
+    check_granted(giver, await wish_all(tokens, scopes), scopes)
+    assert [len(asked) for asked in giver.asked] == [1] * 50
+    shared = pulls(50, 50)
+    outcomes = await wish_all(tokens, shared, may_share=True)
+    check_granted(giver, outcomes, shared)
+    assert [len(asked) for asked in giver.asked[50:]] == [16, 16, 16, 2]
+    assert all(tokens.is_unsure(str(token)) for token in outcomes.values())
+    # Who mayn't share doesn't get one that is there either.
+    check_granted(giver, await wish_all(tokens, shared[:1]), shared[:1])
+    assert giver.asked[54:] == [shared[:1]]
+
+
+async def test_a_server_that_grants_less_than_it_was_asked_for_is_found_out() -> None:
+    giver = Giver(tells=False, most=1)
+    tokens = Tokens(giver.network, Clock())
+    for start in range(0, 160, 16):
+        outcomes = await wish_all(tokens, pulls(16, start), may_share=True)
+        for scope, token in outcomes.items():
+            assert isinstance(token, str)
+            if scope not in giver.granted[token]:
+                assert tokens.is_unsure(token)
+                alone = await tokens.token(SERVER, [scope], None, refused=token)
+                assert giver.granted[alone] == [scope]
+                assert not tokens.is_unsure(alone)
+                assert await tokens.token(SERVER, [scope], None, may_share=True) == alone
+    assert sum(len(asked) > 1 for asked in giver.asked) == 3
+
+
+async def test_a_shared_token_that_ended_is_one_request() -> None:
+    giver, clock = Giver(), Clock()
+    tokens = Tokens(giver.network, clock)
+    scopes = pulls(10)
+    await wish_all(tokens, ["repository:first:pull"])
+    await wish_all(tokens, scopes)
+    clock.now += 1000
+    check_granted(giver, await wish_all(tokens, scopes), scopes)
+    assert [len(asked) for asked in giver.asked] == [1, 10, 10]
+
+
+@pytest.mark.parametrize("giver", [{}, {"private": pulls(1, 7)}, {"refuses": 403}, {"tells": False}], ids=str)
+async def test_who_is_cancelled_takes_nobody_along(giver: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of those who wait are cancelled, at every step: whoever asks for all of them may be one."""
+    monkeypatch.setattr("lading.auth.wishes._PAUSE_SECONDS", 0.0005)
+    for after in range(1, 60):
+        server = Giver(**giver)
+        server.go = anyio.Event()
+        tokens = Tokens(server.network, Clock())
+        outcomes: Outcomes = {}
+        scopes = pulls(24)
+
+        async def wish(
+            scope: str,
+            cancelled: anyio.CancelScope | None,
+            tokens: Tokens = tokens,
+            outcomes: Outcomes = outcomes,
+        ) -> None:
+            with cancelled or contextlib.nullcontext():
+                outcomes[scope] = await tokens.token(SERVER, [scope], None)
+
+        unlucky = {scope: anyio.CancelScope() for scope in scopes[::3]}
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                for scope in scopes:
+                    tasks.start_soon(wish, scope, unlucky.get(scope))
+                for step in range(after):
+                    if step == 5:
+                        server.go.set()
+                    await anyio.lowlevel.checkpoint()
+                for one in unlucky.values():
+                    one.cancel()
+                server.go.set()
+        lucky = [scope for scope in scopes if scope not in unlucky]
+        assert set(outcomes) >= set(lucky)
+        assert not any(queue.is_busy for queue in vars(tokens)["_queues"].values())
+        assert server.network.left_open() == []
+        await wish_all(tokens, scopes)
+
+
+async def test_owners_are_forgotten_where_there_are_too_many() -> None:
+    network = Network(lambda request: TOKEN)
+    tokens = Tokens(network, Clock())
+    for number in range(3000):
+        await tokens.token(TokenServer(REGISTRY, f"https://auth{number}.example.com/", ""), PULL, None)
+    assert len(vars(tokens)["_queues"]) <= 1024
+
+
+@pytest.mark.parametrize(
+    ("token", "scopes"),
+    [
+        (telling(["repository:a/b:pull"]), ("repository:a/b:pull",)),
+        (telling(["repository:a/b:push,pull", "repository:c:pull"]), ("repository:a/b:pull,push", "repository:c:pull")),
+        (telling([]), ()),
+        ("e30.eyJhY2Nlc3MiOm51bGx9.", ()),  # {"access":null}, as Go writes an empty list
+        ("e30.eyJhY2Nlc3MiOlsxLHsidHlwZSI6MX0seyJ0eXBlIjoiYSIsIm5hbWUiOiJiIiwiYWN0aW9ucyI6WzFdfV19.", ("a:b:",)),
+        ("e30.e30.", None),
+        ("e30.W10.", None),
+        ("e30.!.", None),
+        ("e30.eyJ.", None),
+        ("a.b", None),
+        ("a.b.c.d", None),
+        ("opaque", None),
+        ("." * 2, None),
+    ],
+)
+def test_what_a_token_says(token: str, scopes: tuple[str, ...] | None) -> None:
+    assert told_scopes(token) == scopes
+
+
+@given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=200))
+def test_any_token_says_something_or_nothing(token: str) -> None:
+    told_scopes(token)
+    told_scopes(f"e30.{token}.e30")

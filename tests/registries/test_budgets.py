@@ -6,19 +6,22 @@ The registry decides what it asks for; what is counted here is how little lading
 from __future__ import annotations
 
 import base64
+import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from urllib.parse import parse_qsl
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import anyio
 import pytest
 from artifacts import ANNOTATED, MANIFEST, manifest, publish
 
-from lading import Client, MemoryStore, Retry
-from lading.auth.credentials import Credential, StaticCredentials
-from lading.errors import Denied, RateLimited, Unauthorized
+from lading import Client, LocalStore, MemoryStore, Retry
+from lading.auth.credentials import Credential, Credentials, StaticCredentials
+from lading.errors import Denied, RateLimited, StoreReadOnly, Unauthorized
+from lading.store.store import Changes
 from lading.testing import PROFILES, EmbeddedRegistry, Profile, RecordedRequest
 from lading.testing.profiles import ACR, ARTIFACTORY, DISTRIBUTION, DOCKER_HUB, ECR, GAR, GHCR, HARBOR, QUAY, RateLimit
 
@@ -67,6 +70,23 @@ STRANGERS = {
     "artifactory": (SERVED, REFUSED_LATER, Unauthorized),
 }
 
+# profile: what a first process needs, and every other one, which knows nothing but what the first left in the store:
+# for what anybody may have, and for what is private, by somebody whose credential a program has to be run for.
+REFUSED = "GET manifest, GET token, GET manifest, GET token, GET manifest, GET blob"
+DENIED = "GET manifest, GET token, GET token, GET manifest, GET blob"
+PROCESSES = {
+    "plain": (OPEN, OPEN, OPEN, OPEN),
+    "docker-hub": (TOKEN + ELSEWHERE, KNOWN + ELSEWHERE, REFUSED + ELSEWHERE, KNOWN + ELSEWHERE),
+    "ghcr": (TOKEN + ELSEWHERE, KNOWN + ELSEWHERE, DENIED + ELSEWHERE, KNOWN + ELSEWHERE),
+    "ecr": (OPEN + ELSEWHERE, OPEN + ELSEWHERE, PASSWORD + ELSEWHERE, OPEN + ELSEWHERE),
+    "gar": (TOKEN + ELSEWHERE, KNOWN + ELSEWHERE, REFUSED + ELSEWHERE, KNOWN + ELSEWHERE),
+    "acr": (TOKEN + ELSEWHERE, KNOWN + ELSEWHERE, DENIED + ELSEWHERE, KNOWN + ELSEWHERE),
+    "quay": (TOKEN + ELSEWHERE, KNOWN + ELSEWHERE, REFUSED + ELSEWHERE, KNOWN + ELSEWHERE),
+    "harbor": (TOKEN, KNOWN, REFUSED, KNOWN),
+    "distribution": (OPEN, OPEN, PASSWORD, OPEN),
+    "artifactory": (TOKEN, KNOWN, REFUSED, KNOWN),
+}
+
 EVERY = pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 WITH_USERS = pytest.mark.parametrize("profile", [PROFILES[name] for name in STRANGERS], ids=STRANGERS)
 WITH_TOKENS = pytest.mark.parametrize(
@@ -104,7 +124,7 @@ def check(registry: EmbeddedRegistry, budget: str) -> None:
 
 
 def test_every_profile_has_a_budget() -> None:
-    assert set(BUDGETS) == set(PROFILES)
+    assert set(BUDGETS) == set(PROCESSES) == set(PROFILES)
     assert set(STRANGERS) == set(PROFILES) - {"plain"}
 
 
@@ -217,6 +237,195 @@ async def test_twenty_tags_of_one_repository_are_one_token(profile: Profile) -> 
         assert asked_scopes(registry) == [[PULL]]
 
 
+# One process after the other.
+
+
+class Helper(StaticCredentials):
+    """Credentials that a program has to be run for."""
+
+    def __init__(self, credentials: Mapping[str, Credential]) -> None:
+        super().__init__(credentials)
+        self.runs = 0
+
+    async def credential(self, host: str) -> Credential | None:
+        self.runs += 1
+        return await super().credential(host)
+
+    async def is_costly(self, host: str) -> bool:
+        return True
+
+    def forget(self, host: str) -> None: ...
+
+
+async def pull_anew(home: Path, reference: str, credentials: Credentials) -> None:
+    """Pull as another process would: with a client and a store of its own, on the same directory."""
+    async with Client(LocalStore(home), credentials=credentials, retry=Retry(attempts=1)) as client:
+        agent = await client.pull_agent(reference, force=True, fallback="never")
+        assert agent.content == YAML
+        await client._store.aclose()
+
+
+@EVERY
+async def test_what_is_public_in_one_process_after_the_other(profile: Profile, tmp_path: Path) -> None:
+    first, other, *_ = PROCESSES[profile.name]
+    # Where a registry serves nobody but its users, what is open to everybody is another registry of that kind.
+    async with (with_users if profile.serves_anybody else open_to_all)(profile) as registry:
+        for repository in ("acme/triage", "acme/other"):
+            publish(registry, YAML, repository)
+        helper = Helper({registry.host: ADA})
+        for budget, repository in ((first, "triage"), (other, "triage"), (other, "other"), (other, "other")):
+            await pull_anew(tmp_path, f"{registry.host}/acme/{repository}:v1", helper)
+            check(registry, budget)
+        assert helper.runs == 0
+
+
+@EVERY
+async def test_what_is_private_in_one_process_after_the_other(profile: Profile, tmp_path: Path) -> None:
+    *_, first, other = PROCESSES[profile.name]
+    async with with_users(profile) as registry:
+        publish(registry, YAML, "acme/secret")
+        secrets: set[bytes] = set()
+        for budget in (first, other, other):
+            helper = Helper({registry.host: ADA})
+            await pull_anew(tmp_path, f"{registry.host}/acme/secret:v1", helper)
+            secrets |= shown(registry)
+            check(registry, budget)
+            assert helper.runs == (profile.authentication != "none")
+    assert bool(secrets) is (profile.authentication != "none")
+    none_is_kept_in(tmp_path, secrets)
+
+
+@EVERY
+async def test_a_credential_at_hand_in_one_process_after_the_other(profile: Profile, tmp_path: Path) -> None:
+    _, cold, _, known, _ = BUDGETS[profile.name]
+    async with with_users(profile) as registry:
+        publish(registry, YAML)
+        publish(registry, YAML, "acme/secret")
+        secrets: set[bytes] = set()
+        for budget, repository in ((cold, "triage"), (known, "triage"), (known, "secret"), (known, "secret")):
+            credentials = StaticCredentials({registry.host: ADA})
+            await pull_anew(tmp_path, f"{registry.host}/acme/{repository}:v1", credentials)
+            secrets |= shown(registry)
+            check(registry, budget)
+    none_is_kept_in(tmp_path, secrets)
+
+
+@WITH_USERS
+async def test_a_push_and_a_revalidation_in_a_second_process(profile: Profile, tmp_path: Path) -> None:
+    _, _, warm, _, push = BUDGETS[profile.name]
+    async with with_users(profile) as registry:
+        publish(registry, YAML)
+        reference = f"{registry.host}/acme/triage:v1"
+        await pull_anew(tmp_path, reference, StaticCredentials({registry.host: ADA}))
+        registry.clear_requests()
+        for budget in ("", push):
+            async with Client(tmp_path, credentials=StaticCredentials({registry.host: ADA})) as client:
+                if budget:
+                    await client.push_agent(YAML + b"# mine\n", f"{registry.host}/acme/mine:v1")
+                    check(registry, budget)
+                else:
+                    assert (await client.pull_agent(reference, fallback="never")).origin == "revalidated"
+                    check(registry, warm if profile.authentication == "basic" else f"GET token, {warm}")
+
+
+@WITH_TOKENS
+async def test_a_store_that_cannot_be_written_saves_nothing_and_breaks_nothing(
+    profile: Profile, caplog: pytest.LogCaptureFixture
+) -> None:
+    class ReadOnly(MemoryStore):
+        async def commit(self, changes: Changes) -> None:
+            raise StoreReadOnly("read-only")
+
+    cold = BUDGETS[profile.name][1]
+    async with with_users(profile) as registry:
+        publish(registry, YAML)
+        store = ReadOnly()
+        for _ in range(2):
+            async with Client(store, credentials=StaticCredentials({registry.host: ADA})) as client:
+                await client.resolve(f"{registry.host}/acme/triage:v1")
+                registry.clear_requests()
+                await client.pull_agent(f"{registry.host}/acme/triage:v1", force=True)
+                check(registry, cold.removeprefix("GET manifest, GET token, "))
+    assert all("not stored" in record.getMessage() for record in caplog.records), "but for what was pulled"
+
+
+async def test_a_memory_is_of_one_registry_only(tmp_path: Path) -> None:
+    async with with_users(GHCR) as mine, with_users(GHCR) as other:
+        for registry in (mine, other):
+            publish(registry, YAML, "acme/secret")
+        await pull_anew(tmp_path, f"{mine.host}/acme/secret:v1", Helper({mine.host: ADA}))
+        with pytest.raises(Denied):
+            await pull_anew(tmp_path, f"{other.host}/acme/secret:v1", Helper({mine.host: ADA}))
+        check(other, "GET manifest, GET token")
+
+
+# now: the profile that a registry has by now, and what is sent then: by the first process, and by those after it.
+TURNS = {
+    "plain": ("GET token, GET manifest, GET blob", OPEN),
+    "distribution": ("GET token, GET manifest, GET manifest, GET blob", OPEN),
+    "harbor": ("GET token, GET manifest, GET token, GET manifest, GET blob", KNOWN),
+    "docker-hub": ("GET token, GET manifest, GET token, GET manifest, GET blob" + ELSEWHERE, KNOWN + ELSEWHERE),
+}
+
+
+@pytest.mark.parametrize("before", [GHCR, QUAY, ARTIFACTORY], ids=lambda profile: profile.name)
+@pytest.mark.parametrize("now", TURNS)
+async def test_a_registry_that_turned_into_another_one(before: Profile, now: str, tmp_path: Path) -> None:
+    async with EmbeddedRegistry(profile=before, users=USERS) as registry:
+        port = port_of(registry.url)
+        publish(registry, YAML)
+        reference, credentials = f"{registry.host}/acme/triage:v1", StaticCredentials({registry.host: ADA})
+        await pull_anew(tmp_path, reference, credentials)
+    profile = PROFILES[now]
+    users = None if profile.authentication == "none" else USERS
+    async with EmbeddedRegistry(port, profile=profile, users=users) as registry:
+        publish(registry, YAML)
+        first, later = TURNS[now]
+        # The realm of before is a path that nobody knows now.
+        await pull_anew(tmp_path, reference, credentials)
+        kinds = ["GET token" if kind not in PULLED else kind for kind in registry.summary()]
+        assert kinds == first.split(", ")
+        registry.clear_requests()
+        for _ in range(2):
+            await pull_anew(tmp_path, reference, credentials)
+            check(registry, later)
+
+
+async def test_a_token_service_that_moved(tmp_path: Path) -> None:
+    async with with_users(DOCKER_HUB) as registry:
+        port, before = port_of(registry.url), port_of(registry.token_url)
+        publish(registry, YAML)
+        reference, credentials = f"{registry.host}/acme/triage:v1", StaticCredentials({registry.host: ADA})
+        await pull_anew(tmp_path, reference, credentials)
+    with socket.socket() as taken:  # and nobody listens
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", before))
+        async with EmbeddedRegistry(port, profile=DOCKER_HUB, users=USERS) as registry:
+            publish(registry, YAML)
+            for budget in (TOKEN + ELSEWHERE, KNOWN + ELSEWHERE):
+                await pull_anew(tmp_path, reference, credentials)
+                check(registry, budget)
+
+
+def port_of(url: str) -> int:
+    return urlsplit(url).port or 0
+
+
+PULLED = {"GET manifest", "GET blob", "GET storage"}
+
+
+def shown(registry: EmbeddedRegistry) -> set[bytes]:
+    """What proved who was asking: passwords as they are sent, and tokens."""
+    proofs = (request.headers.get("Authorization", "").partition(" ")[2] for request in registry.requests)
+    return {proof.encode() for proof in proofs if proof}
+
+
+def none_is_kept_in(directory: Path, secrets: set[bytes]) -> None:
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    assert any(b"acme/secret" in path.read_bytes() for path in files), "something is kept"
+    assert [(path, secret) for path in files for secret in {b"planted", *secrets} if secret in path.read_bytes()] == []
+
+
 # Who saw what.
 
 
@@ -276,15 +485,6 @@ async def test_docker_hub_counts_get_and_not_head() -> None:
             await client.pull_agent(f"{registry.host}/acme/triage:v1", force=True, fallback="never")
         stale = await client.pull_agent(f"{registry.host}/acme/triage:v1", force=True)
         assert stale.origin == "stale"
-
-
-class Helper(StaticCredentials):
-    """Credentials that a program has to be run for."""
-
-    async def is_costly(self, host: str) -> bool:
-        return True
-
-    def forget(self, host: str) -> None: ...
 
 
 async def test_docker_hub_is_shown_a_costly_credential_once_the_limit_of_strangers_is_used_up() -> None:

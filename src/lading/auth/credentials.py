@@ -26,6 +26,7 @@ __all__ = [
     "EnvironmentCredentials",
     "FirstOf",
     "StaticCredentials",
+    "default_credentials",
 ]
 
 _INLINE = "DOCKER_AUTH_CONFIG"
@@ -249,6 +250,11 @@ class DockerConfig:
         for program in [program for program in self._kept if program.server == server]:
             del self._kept[program]
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are looked in, the first first."""
+        return tuple(_standard_paths(self._env)) if self._paths is None else self._paths
+
     def __repr__(self) -> str:
         return f"DockerConfig({'standard locations' if self._paths is None else list(map(str, self._paths))})"
 
@@ -285,6 +291,11 @@ class DockerConfig:
             return self._kept[program]
 
         return self._kept[program] if program in self._kept else await self._runs.run(program, run)
+
+
+def default_credentials(env: Mapping[str, str] | None = None) -> FirstOf:
+    """Give what a client uses that isn't told anything else; ``None`` means this process's environment."""
+    return FirstOf(EnvironmentCredentials(env), DockerConfig(env=env))
 
 
 def _standard_paths(env: Mapping[str, str]) -> list[Path]:

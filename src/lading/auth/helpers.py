@@ -63,6 +63,13 @@ def helper_of(document: dict[str, Any], host: str, server: str, source: str) -> 
     return programs[0], f"docker-credential-{programs[0].name} ({key} in {source})"
 
 
+def find_helper(name: str, env: Mapping[str, str]) -> str | None:
+    """Give the path of the program of the helper ``name``, ``None`` if it isn't installed. Blocking."""
+    # An entry of PATH that is relative would run a program of the directory that somebody happens to be in.
+    path = os.pathsep.join(entry for entry in env.get("PATH", "").split(os.pathsep) if os.path.isabs(entry))
+    return shutil.which(f"docker-credential-{name}", path=path) if path else None
+
+
 async def ask_helper(program: Program, env: Mapping[str, str], *, seconds: float) -> Credential | None:
     """Ask a credential helper for what it keeps for ``program.server``; ``None`` if it keeps nothing.
 
@@ -151,9 +158,7 @@ def _run(
     program: Program, action: str, message: bytes, env: dict[str, str], seconds: float, given_up: threading.Event
 ) -> tuple[bytes, int]:
     """Run a helper to its end and give what it printed and its status. Blocking."""
-    # An entry of PATH that is relative would run a program of the directory that somebody happens to be in.
-    path = os.pathsep.join(entry for entry in env.get("PATH", "").split(os.pathsep) if os.path.isabs(entry))
-    executable = shutil.which(f"docker-credential-{program.name}", path=path) if path else None
+    executable = find_helper(program.name, env)
     if executable is None:
         _refuse(program, "it isn't installed", hint="install it, or take it out of the configuration")
     deadline = time.monotonic() + seconds

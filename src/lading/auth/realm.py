@@ -27,6 +27,20 @@ _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+_RELATED = {("registry-1.docker.io", "auth.docker.io")}
+"""Registries and their token servers that have nothing in their names to show it."""
+
+
+def is_related(realm: str, registry: Origin) -> bool:
+    """Tell whether a token server is the registry's own by its very name: its host, or a domain that this is in."""
+    try:
+        host = Origin.of(realm).host
+    except ProtocolError:
+        return False
+    is_parent = "." in host and registry.host.endswith(f".{host}")
+    return host == registry.host or is_parent or (registry.host, host) in _RELATED
+
+
 def realm_refusal(realm: str, registry: Origin) -> str | None:
     """Say why a client of ``registry`` must not send anything to ``realm``; ``None`` if it may.
 

@@ -1,7 +1,7 @@
 """The token service: who asks is nobody, or a user; what they get is good for what they may do. No HTTP.
 
-distribution-spec, "Token Authentication" (GET) and "OAuth2 Token" (POST). Tokens are opaque and random: nothing can be
-read out of one but by asking here.
+distribution-spec, "Token Authentication" (GET) and "OAuth2 Token" (POST). Tokens are opaque and random, so that nothing
+can be read out of one but by asking here; or what else a mint makes, such as the one in `signed_tokens`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import parse_qsl
 
 from lading.testing.access import Access, Scopes, read_scopes
@@ -27,10 +28,22 @@ class IssuedToken:
     expires: float
 
 
-class TokenService:
-    """Gives tokens by `rules` to those that `access` knows, and knows them again."""
+class Mint(Protocol):
+    """Makes the text of a token: for a user (None: for nobody), good for `scopes` at `service` for some seconds."""
 
-    def __init__(self, rules: TokenRules, access: Access, clock: Callable[[], float]) -> None:
+    def __call__(self, user: str | None, scopes: Scopes, service: str, seconds: float, /) -> str: ...
+
+
+def opaque(user: str | None, scopes: Scopes, service: str, seconds: float) -> str:
+    """Return a text that says nothing."""
+    return secrets.token_urlsafe(32)
+
+
+class TokenService:
+    """Gives tokens by `rules` to those that `access` knows, and knows them again. `mint` makes their texts."""
+
+    def __init__(self, rules: TokenRules, access: Access, clock: Callable[[], float], mint: Mint = opaque) -> None:
+        self.mint = mint
         self._rules = rules
         self._access = access
         self._clock = clock
@@ -99,7 +112,7 @@ class TokenService:
         allowed = {resource: actions & self._access.allows(user, resource) for resource, actions in scopes.items()}
         if self._rules.denies_excess and allowed != scopes:
             raise Refusal(ErrorCode.DENIED, "requested access to the resource is denied")
-        token = secrets.token_urlsafe(32)
+        token = self.mint(user, allowed, dict(asked).get("service", self._rules.service), self._rules.lifetime)
         self._tokens[token] = IssuedToken(user, allowed, self._clock() + self._rules.lifetime)
         document: dict[str, object] = dict.fromkeys(self._rules.keys, token)
         if self._rules.tells_lifetime:
