@@ -87,7 +87,7 @@ async def take(store: Store, content: bytes, name: str = "ghcr.io/acme/image") -
     """Ingest ``content`` and commit it."""
     descriptor = described(content)
     async with store.ingest(descriptor) as ingest:
-        await ingest.write(content)
+        await ingest.write(content[ingest.received :])
         await ingest.finish()
     await store.commit(shown(descriptor, name))
     return descriptor

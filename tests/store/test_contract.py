@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from dataclasses import replace
+from itertools import pairwise
 
 import anyio
 import anyio.to_thread
@@ -13,7 +16,19 @@ from lading.errors import DigestMismatch, SizeMismatch, StoreError
 from lading.oci.digest import Digest
 from lading.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from lading.oci.reference import Reference
-from lading.store.store import ABSENT, INLINE_LIMIT, Changes, Intact, Record, Seen, Store
+from lading.store.store import (
+    ABSENT,
+    INLINE_LIMIT,
+    NOTE_LIMIT,
+    NOTES_LIMIT,
+    Absent,
+    Changes,
+    Intact,
+    Inventory,
+    Record,
+    Seen,
+    Store,
+)
 
 MIB = 1024 * 1024
 IMAGE = "ghcr.io/acme/image"
@@ -270,6 +285,89 @@ async def refused(store: Store, content: bytes) -> None:
     assert store.read(IMAGE, descriptor.digest) == Intact(content)
 
 
+@pytest.mark.parametrize("size", [1, 5000, INLINE_LIMIT + 1, 3 * MIB])
+async def test_an_ingest_tells_where_to_go_on(store: Store, size: int) -> None:
+    content = blob(size)
+    async with store.ingest(described(content)) as ingest:
+        assert (ingest.received, ingest.is_complete, ingest.etag) == (0, False, "")
+        await ingest.note_etag('"v1"')
+        await ingest.note_etag("not one")
+        await ingest.write(b"")
+        while ingest.received < size:
+            await ingest.write(content[ingest.received :][: size // 3 + 1])
+        assert (ingest.received, ingest.is_complete, ingest.etag) == (size, False, '"v1"')
+        await ingest.finish()
+        assert (ingest.received, ingest.is_complete) == (size, True)
+        await ingest.write(b"ignored")
+        await ingest.write_at(0, b"ignored")
+        await ingest.restart()
+        await ingest.finish()
+    await store.commit(shown(described(content), IMAGE))
+    assert store.read(IMAGE, Digest.of(content)) == Intact(content)
+
+
+@pytest.mark.parametrize("size", [6, 6000, INLINE_LIMIT + 4, 3 * MIB])
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_blob_arrives_out_of_order(store: Store, size: int, seed: int) -> None:
+    content, chance = blob(size), random.Random(seed)
+    edges = sorted({0, size, *(chance.randrange(size) for _ in range(20))})
+    pieces = list(pairwise(edges))
+    chance.shuffle(pieces)
+    there = bytearray(size + 1)
+    async with store.ingest(described(content)) as ingest:
+        for begin, end in pieces:
+            await ingest.write_at(begin, content[begin:end])
+            there[begin:end] = b"x" * (end - begin)
+            assert ingest.received == there.index(0)
+        await ingest.finish()
+    await store.commit(shown(described(content), IMAGE))
+    assert store.read(IMAGE, Digest.of(content)) == Intact(content)
+
+
+@pytest.mark.parametrize("size", [100, 3 * MIB])
+async def test_bytes_that_are_there_are_not_taken_again(store: Store, size: int) -> None:
+    content, part = blob(size), size // 10
+    async with store.ingest(described(content)) as ingest:
+        await ingest.write(content[: 2 * part])
+        await ingest.write_at(4 * part, content[4 * part : 6 * part])
+        for begin, end in [(0, 1), (part, 3 * part), (2 * part, 5 * part), (5 * part, 7 * part), (3 * part, 7 * part)]:
+            with pytest.raises(ValueError, match="already there"):
+                await ingest.write_at(begin, content[begin:end])
+        with pytest.raises(ValueError, match="already there"):
+            await ingest.write_at(2 * part - 1, b"")
+        with pytest.raises(ValueError, match="already there"):
+            await ingest.write(content[2 * part : 5 * part])
+        with pytest.raises(SizeMismatch, match=f"more than {size} bytes"):
+            await ingest.write_at(size, b"x")
+        assert ingest.received == 2 * part
+        await ingest.write(content[2 * part : 4 * part])
+        assert ingest.received == 6 * part
+        with pytest.raises(SizeMismatch, match=f"{6 * part} bytes instead of {size}"):
+            await ingest.finish()
+        await ingest.write(content[6 * part :])
+        await ingest.finish()
+
+
+@pytest.mark.parametrize("size", [100, INLINE_LIMIT + 1, 3 * MIB])
+async def test_an_ingest_begins_again(store: Store, size: int) -> None:
+    content = blob(size)
+    async with store.ingest(described(content)) as ingest:
+        await ingest.restart()
+        await ingest.note_etag('"v1"')
+        await ingest.write_at(size // 2, bytes(size // 2))
+        await ingest.write(content[: size // 3])
+        await ingest.restart()
+        assert (ingest.received, ingest.etag) == (0, "")
+        await ingest.write(bytes(size))
+        with pytest.raises(DigestMismatch):
+            await ingest.finish()
+        assert (ingest.received, ingest.is_complete) == (0, False)
+        await ingest.write(content)
+        await ingest.finish()
+    await store.commit(shown(described(content), IMAGE))
+    assert store.read(IMAGE, Digest.of(content)) == Intact(content)
+
+
 async def test_one_blob_may_arrive_several_times_at_once(store: Store) -> None:
     content = blob(2 * MIB)
     async with anyio.create_task_group() as group:
@@ -330,3 +428,156 @@ async def test_forgetting_what_isnt_known_does_nothing(store: Store) -> None:
     one = agent()
     await store.commit(Changes(NOON, forgotten=(one.reference, one.reference.at(one.digest))))
     assert store.references() == []
+
+
+# Notes
+
+
+def noted(*notes: tuple[str, str, str | None], durable: bool = False) -> Changes:
+    return Changes(NOON, notes=notes, durable=durable)
+
+
+def test_an_empty_store_recalls_nothing(store: Store) -> None:
+    assert store.recall("kind", "key") is None
+
+
+async def test_a_note_is_recalled_replaced_and_forgotten(store: Store) -> None:
+    await store.commit(noted(("kind", "key", "value"), ("kind", "other", ""), ("other", "key", "größer 🚢\0\n")))
+    assert [store.recall(*note) for note in (("kind", "key"), ("kind", "other"))] == ["value", ""]
+    assert store.recall("other", "key") == "größer 🚢\0\n"
+    assert store.recall("kind", "ke") is store.recall("", "key") is store.recall("KIND", "key") is None
+    await store.commit(noted(("kind", "key", "another")))
+    assert store.recall("kind", "key") == "another"
+    await store.commit(noted(("kind", "key", None), ("kind", "unknown", None)))
+    assert store.recall("kind", "key") is None
+    assert store.recall("kind", "other") == ""
+
+
+async def test_of_several_notes_the_last_one_counts(store: Store) -> None:
+    await store.commit(noted(("kind", "a", "1"), ("kind", "a", None), ("kind", "b", None), ("kind", "b", "2")))
+    assert (store.recall("kind", "a"), store.recall("kind", "b")) == (None, "2")
+
+
+async def test_notes_come_with_everything_else(store: Store) -> None:
+    one = agent()
+    changes = one.changes()
+    await store.commit(replace(changes, notes=(("kind", "key", "value"),)))
+    assert one.is_in(store)
+    assert store.recall("kind", "key") == "value"
+    await store.commit(Changes(NOON, forgotten=(one.reference,)))
+    assert store.recall("kind", "key") == "value"
+
+
+async def test_notes_of_concurrent_commits(store: Store) -> None:
+    async with anyio.create_task_group() as group:
+        for number in range(40):
+            group.start_soon(store.commit, noted(("kind", str(number), str(number)), ("kind", "all", str(number))))
+    assert [store.recall("kind", str(number)) for number in range(40)] == [str(number) for number in range(40)]
+    assert store.recall("kind", "all") is not None
+
+
+LONG = "x" * NOTE_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("note", "why"),
+    [
+        (("kind", "key", LONG + "x"), "more than 4096 bytes"),
+        (("kind", "key", "ö" + LONG[1:]), "more than 4096 bytes"),
+        (("kind", LONG + "x", "value"), "more than 4096 bytes"),
+        (("kind", LONG + "x", None), "more than 4096 bytes"),
+        (("kind", "key", "planted\ud800"), "isn't Unicode text"),
+        (("kind", "planted\ud800", "value"), "isn't Unicode text"),
+    ],
+)
+async def test_a_note_that_can_not_be_stored(store: Store, note: tuple[str, str, str | None], why: str) -> None:
+    one = agent()
+    with pytest.raises(StoreError, match=why) as caught:
+        await store.commit(replace(one.changes(), notes=(("kind", "good", "value"), note)))
+    assert "planted" not in str(caught.value)
+    assert store.resolve(one.reference) is ABSENT
+    assert store.recall("kind", "good") is None
+    await store.commit(noted(("kind", "key", LONG), ("kind", LONG, "value")))
+    assert (store.recall("kind", "key"), store.recall("kind", LONG)) == (LONG, "value")
+
+
+async def test_of_too_many_notes_of_a_kind_the_oldest_go(store: Store) -> None:
+    await store.commit(noted(("kind", "written again", "1"), ("kind", "oldest", "1"), ("other", "oldest", "1")))
+    await store.commit(noted(("kind", "next", "1"), ("kind", "written again", "2")))
+    many = tuple(("kind", str(number), "x") for number in range(NOTES_LIMIT - 2))
+    await store.commit(noted(*many))
+    assert store.recall("kind", "oldest") is None
+    assert store.recall("kind", "next") == "1"
+    await store.commit(noted(("kind", "one more", "x")))
+    assert store.recall("kind", "next") is None
+    kept = ["written again", "one more", "0", str(NOTES_LIMIT - 3)]
+    assert [store.recall("kind", key) for key in kept] == ["2", "x", "x", "x"]
+    assert store.recall("other", "oldest") == "1"
+    await store.commit(noted(("kind", "one more", None), ("kind", "the last", "x")))
+    assert store.recall("kind", "written again") == "2"
+
+
+async def test_more_notes_than_are_kept_in_one_commit(store: Store) -> None:
+    await store.commit(noted(*(("kind", str(number), "x") for number in range(NOTES_LIMIT + 10))))
+    assert [store.recall("kind", str(number)) for number in (0, 9, 10, NOTES_LIMIT + 9)] == [None, None, "x", "x"]
+
+
+# Everything that there is
+
+
+@pytest.mark.parametrize("size", [0, 1, INLINE_LIMIT, INLINE_LIMIT + 1, MIB, 3 * MIB + 1])
+async def test_content_is_given_in_pieces(store: Store, size: int) -> None:
+    content = blob(size)
+    digest = Digest.of(content)
+    await store.commit(Changes(NOON, content=((digest, content),), seen=(Seen(IMAGE, digest, LAYER),)))
+    pieces = store.stream(IMAGE, digest)
+    assert not isinstance(pieces, Absent)
+    given = list(pieces)
+    assert b"".join(given) == content
+    assert max(map(len, given)) <= MIB
+    assert store.stream("ghcr.io/acme/other", digest) is ABSENT
+    assert store.stream(IMAGE, Digest.of(b"nothing")) is ABSENT
+
+
+async def test_the_inventory_of_an_empty_store(store: Store) -> None:
+    assert store.inventory() == Inventory()
+    assert store.check(Digest.of(b"x"), lambda size: None) is ABSENT
+    assert store.places(Digest.of(b"x")) == []
+
+
+async def test_the_inventory_lists_everything_once(store: Store) -> None:
+    agents = [agent(1), agent(2, size=INLINE_LIMIT + 1)]
+    for one in agents:
+        await store.commit(one.changes())
+    hidden = blob(10, 3)
+    await store.commit(Changes(NOON, content=((Digest.of(hidden), hidden),)))
+    found = store.inventory()
+    assert found.references == tuple((one.reference, one.record) for one in agents)
+    contents = [content for one in agents for content in (one.manifest, one.layer)] + [hidden]
+    assert dict(found.contents) == {Digest.of(content): len(content) for content in contents}
+    assert list(found.contents) == sorted(found.contents, key=lambda held: str(held[0]))
+    assert (found.strays, found.damage) == ((), ())
+
+
+@pytest.mark.parametrize("size", [0, 10, INLINE_LIMIT + 1, 3 * MIB])
+async def test_content_is_checked_wherever_it_was_seen(store: Store, size: int) -> None:
+    content = blob(size)
+    digest = Digest.of(content)
+    await store.commit(Changes(NOON, content=((digest, content),)))
+    told: list[int] = []
+    assert store.check(digest, told.append) == size
+    assert sum(told) == size
+
+    def stop(size: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.check(digest, stop)
+
+
+async def test_the_places_that_content_was_seen_in(store: Store) -> None:
+    digest = Digest.of(b"shared")
+    names = ["ghcr.io/b/two", "docker.io/library/one", "ghcr.io/a/one"]
+    await store.commit(Changes(NOON, seen=tuple(Seen(name, digest, LAYER) for name in names)))
+    await store.commit(Changes(NOON, seen=(Seen("ghcr.io/z/z", Digest.of(b"other"), LAYER),)))
+    assert store.places(digest) == sorted(names)

@@ -19,6 +19,7 @@ from lading.oci.digest import Digest
 from lading.store import index
 from lading.store.index import Writer
 from lading.store.index_errors import Damaged
+from lading.store.index_schema import MIGRATIONS
 from lading.store.local import LocalStore
 from lading.store.rows import Rows
 from lading.store.store import ABSENT, INLINE_LIMIT, Absent, Changes, Corrupt, Intact, Seen
@@ -43,10 +44,10 @@ async def filled(open_store: Open, home: Path) -> Path:
     return home / "index-1.db"
 
 
-def sql(path: Path, statement: str, *parameters: object) -> None:
+def sql(path: Path, statement: str, *parameters: object, rows: int = 1) -> None:
     """Change an index behind the store's back."""
     with closing(index.connect(str(path), "mode=rw")) as connection:
-        assert connection.execute(statement, parameters).rowcount == 1
+        assert connection.execute(statement, parameters).rowcount == rows
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
@@ -147,7 +148,7 @@ async def test_a_flipped_bit_is_never_served(open_store: Open, filled: Path, see
     patch(filled, position, bytes([byte ^ 1 << chance.randrange(8)]))
     before = filled.read_bytes()
     store = open_store()
-    if int.from_bytes(before[60:64], "big", signed=True) > 1:
+    if int.from_bytes(before[60:64], "big", signed=True) > len(MIGRATIONS):
         with pytest.raises(StoreError, match="newer"):  # what it looks like: it is the number of the format
             store.resolve(AGENTS[0].reference)
         return
@@ -271,6 +272,113 @@ async def one_row_is_lost(
     assert path.read_bytes() == before
     assert (path.parent / "index-2.db").exists()
     assert not (path.parent / "index-3.db").exists()
+
+
+NOTES = {
+    "another value": ("UPDATE note SET value = 'other' WHERE key = ?", "victim"),
+    "another key": ("UPDATE note SET key = 'renamed' WHERE key = ?", "victim"),
+    "another kind": ("UPDATE note SET kind = 'renamed' WHERE key = ?", "victim"),
+    "no checksum": ("UPDATE note SET checksum = '' WHERE key = ?", "victim"),
+    "value isn't UTF-8": ("UPDATE note SET value = CAST(x'fffe' AS TEXT) WHERE key = ?", "victim"),
+    "value is a blob": ("UPDATE note SET value = CAST(value AS BLOB) WHERE key = ?", "victim"),
+    "planted": ("INSERT INTO note(kind, key, value, checksum) VALUES ('kind', ?, 'x', '0123456789abcdef')", "planted"),
+}
+
+
+@pytest.mark.parametrize(("statement", "key"), NOTES.values(), ids=NOTES)
+async def test_a_note_that_does_not_verify(open_store: Open, filled: Path, statement: str, key: str) -> None:
+    store = open_store()
+    await store.commit(Changes(NOON, notes=(("kind", "victim", "value"), ("kind", "other", "value"))))
+    await store.aclose()
+    sql(filled, statement, key)
+    store = open_store()
+    found = [store.recall(kind, name) for kind in ("kind", "renamed") for name in ("victim", "renamed", "planted")]
+    assert set(found) <= ({None, "value"} if key == "planted" else {None})
+    assert store.recall("kind", "other") == "value"
+    assert all(one.is_in(store) for one in AGENTS)
+    await store.commit(NEW.changes())
+    await store.commit(Changes(NOON, notes=(("kind", "victim", "again"),)))
+    for after in (store, open_store()):
+        assert after.recall("kind", "victim") == "again"
+        assert after.recall("kind", "other") == "value"
+        assert after.recall("kind", "planted") is None
+        assert all(one.is_in(after) for one in [*AGENTS, NEW])
+    assert (filled.parent / "index-2.db").exists()
+
+
+@pytest.mark.parametrize("damage", [damage for damage, is_saved in DAMAGES.values() if is_saved])
+async def test_notes_are_salvaged(open_store: Open, filled: Path, damage: Damage) -> None:
+    store = open_store()
+    notes = tuple(("kind", str(number), "x" * number) for number in range(3000))
+    await store.commit(Changes(NOON, notes=notes))
+    await store.aclose()
+    damage(filled)
+    store = open_store()
+    assert store.recall("kind", "7") is None
+    await store.commit(NEW.changes())
+    assert [store.recall("kind", str(number)) for number in range(3000)] == [value for _, _, value in notes]
+    assert all(one.is_in(store) for one in [*AGENTS, NEW])
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_a_damaged_note_is_never_served(open_store: Open, filled: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    store = open_store()
+    await store.commit(Changes(NOON, notes=tuple(("kind", str(number), str(number) * 100) for number in range(500))))
+    await store.aclose()
+    pages = filled.stat().st_size // PAGE
+    for page in chance.sample(range(pages * 2 // 3, pages), 5):  # the notes came last
+        patch(filled, page * PAGE + chance.randrange(PAGE - 64), chance.randbytes(64))
+    store = open_store()
+    for _ in range(2):
+        for number in range(500):
+            assert store.recall("kind", str(number)) in (None, str(number) * 100)
+        await store.commit(Changes(NOON, notes=(("kind", "new", "value"),)))
+        assert store.recall("kind", "new") == "value"
+    await repaired(store)
+
+
+# An older format
+
+
+OLD_DAMAGES = {name: DAMAGES[name] for name in DAMAGES if DAMAGES[name][1]}
+
+
+@pytest.mark.parametrize("first", ["look-up", "commit"])
+@pytest.mark.parametrize("damage", [damage for damage, _ in OLD_DAMAGES.values()], ids=OLD_DAMAGES)
+async def test_a_damaged_index_of_the_first_format(
+    open_store: Open, home: Path, filled: Path, damage: Damage, first: str
+) -> None:
+    sql(filled, "PRAGMA user_version=1", rows=-1)
+    sql(filled, "DROP TABLE note", rows=-1)
+    damage(filled)
+    before = filled.read_bytes()
+    store = open_store()
+    if first == "look-up":
+        assert isinstance(store.resolve(AGENTS[0].reference), Corrupt)
+        assert store.recall("kind", "key") is None
+    await store.commit(NEW.changes())
+    await store.commit(Changes(NOON, notes=(("kind", "key", "value"),)))
+    for after in (store, open_store()):
+        assert all(one.is_in(after) for one in [*AGENTS, NEW])
+        assert after.recall("kind", "key") == "value"
+    assert filled.read_bytes() == before
+
+
+@pytest.mark.parametrize("first", ["look-up", "commit"])
+async def test_an_index_that_cannot_be_brought_up_to_date(
+    open_store: Open, filled: Path, first: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sql(filled, "PRAGMA user_version=1", rows=-1)  # and yet there are tables of the newest format
+    before = filled.read_bytes()
+    store = open_store()
+    if first == "look-up":
+        assert isinstance(store.resolve(AGENTS[0].reference), Corrupt)
+    await store.commit(NEW.changes())
+    for after in (store, open_store()):
+        assert all(one.is_in(after) for one in [*AGENTS, NEW])
+    assert filled.read_bytes() == before
+    assert str(filled) in caplog.text
 
 
 # While it is open

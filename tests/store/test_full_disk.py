@@ -5,19 +5,20 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from store.cargo import Agent, agent, blob, take
+from store.cargo import NOON, Agent, agent, blob, take
 from store.conftest import Mounts, descriptors
 
 from lading.errors import OutOfSpace, StoreError, StoreReadOnly
 from lading.oci.digest import Digest
+from lading.store import index
 from lading.store.local import LocalStore
-from lading.store.store import ABSENT, INLINE_LIMIT, Intact
+from lading.store.store import ABSENT, INLINE_LIMIT, Changes, Intact
 
 MIB = 1024 * 1024
 IMAGE = "ghcr.io/acme/image"
@@ -219,3 +220,26 @@ async def test_every_refusal_is_told_and_undone(
         else:
             pytest.fail("there is no end to the calls")
     assert refused
+
+
+async def test_a_store_of_an_older_format_is_read_where_nothing_fits(small: LocalStore) -> None:
+    one = agent()
+    await small.commit(one.changes())
+    await small.aclose()
+    with closing(index.connect(os.path.join(small.path, "index-1.db"), "mode=rw")) as connection:
+        connection.execute("DROP TABLE note")
+        connection.execute("PRAGMA user_version=1")
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    filler = fill(small, 0)
+    store = LocalStore(small.path)
+    assert one.is_in(store)
+    assert store.recall("kind", "key") is None
+    with pytest.raises(OutOfSpace):
+        await store.commit(Changes(NOON, notes=(("kind", "key", "value"),), durable=False))
+    assert one.is_in(store)
+    filler.unlink()
+    await store.commit(Changes(NOON, notes=(("kind", "key", "value"),), durable=False))
+    assert store.recall("kind", "key") == "value"
+    assert one.is_in(store)
+    await store.aclose()

@@ -400,7 +400,7 @@ def test_a_forked_child_opens_the_store_anew(home: Path) -> None:
 # Formats
 
 
-@pytest.mark.parametrize("version", [2, 3, 99])
+@pytest.mark.parametrize("version", [len(MIGRATIONS) + 1, len(MIGRATIONS) + 2, 99])
 async def test_a_newer_format_is_refused_and_left_alone(open_store: Open, home: Path, version: int) -> None:
     await open_store().commit(agent().changes())
     path = set_pragma(home, f"user_version={version}")
@@ -429,8 +429,94 @@ async def test_an_older_format_is_migrated(
     assert agent(2).is_in(store)
     await store.aclose()
     with closing(index.connect(str(home / "index-1.db"), "mode=ro")) as connection:
-        assert connection.execute("PRAGMA user_version").fetchall() == [(2,)]
+        assert connection.execute("PRAGMA user_version").fetchall() == [(len(MIGRATIONS) + 1,)]
         assert connection.execute("SELECT count(*) FROM extra").fetchall() == [(0,)]
+
+
+FIRST: dict[str, Callable[[LocalStore], object]] = {
+    "look-up": lambda store: store.resolve(agent().reference),
+    "recall": lambda store: store.recall("kind", "key"),
+    "nothing": lambda store: None,
+}
+
+
+@pytest.mark.parametrize("first", FIRST)
+async def test_a_store_of_the_first_format_is_migrated(open_store: Open, home: Path, first: str) -> None:
+    await outdated(open_store(), home)
+    store = open_store()
+    assert FIRST[first](store) in (None, agent().record)
+    await store.commit(Changes(NOON, notes=(("kind", "key", "value"),)))
+    await store.commit(agent(8).changes())
+    for each in (store, open_store()):
+        assert all(agent(number, size=10 ** (number + 1)).is_in(each) for number in range(6))
+        assert agent(8).is_in(each)
+        assert each.recall("kind", "key") == "value"
+    await store.aclose()
+    assert format_of(home) == len(MIGRATIONS)
+    assert sorted(path.name for path in home.glob("index-*.db")) == ["index-1.db"]
+
+
+async def test_many_open_a_store_of_the_first_format_at_once(open_store: Open, home: Path) -> None:
+    await outdated(open_store(), home)
+    script = """
+        import asyncio, sys
+        from store.cargo import NOON, agent
+        from lading.store.local import LocalStore
+        from lading.store.store import Changes
+
+        async def use() -> bool:
+            store = LocalStore(sys.argv[1])
+            found = agent(0, size=10).is_in(store)
+            await store.commit(Changes(NOON, notes=(("kind", sys.argv[2], "value"),)))
+            await store.aclose()
+            return found
+        print(asyncio.run(use()))
+    """
+    processes = [start(script, home, str(number), output=True) for number in range(6)]
+    assert [process.communicate()[0].strip() for process in processes] == ["True"] * 6
+    assert [open_store().recall("kind", str(number)) for number in range(6)] == ["value"] * 6
+
+
+async def test_a_store_of_the_first_format_where_nothing_can_be_written(
+    open_store: Open, home: Path, mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await outdated(open_store(), home)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    mounts.make_read_only(home)
+    store, before = open_store(), contents(home)
+    assert agent(0, size=10).is_in(store)
+    assert store.recall("kind", "key") is None
+    assert len(list(temporary.iterdir())) == 1
+    await cannot_be_written(store, home)
+    assert agent(0, size=10).is_in(store)
+    await store.aclose()
+    assert list(temporary.iterdir()) == []
+    assert contents(home) == before
+    mounts.undo()
+    store = open_store()
+    await store.commit(Changes(NOON, notes=(("kind", "key", "value"),)))
+    assert store.recall("kind", "key") == "value"
+
+
+async def outdated(store: LocalStore, home: Path) -> None:
+    """Fill ``store`` as a lading did that knew the first format and no other."""
+    for number in range(6):
+        await store.commit(agent(number, size=10 ** (number + 1)).changes())
+    await store.aclose()
+    with closing(index.connect(str(home / "index-1.db"), "mode=rw")) as connection:
+        connection.execute("DROP TABLE note")
+        connection.execute("PRAGMA user_version=1")
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        tables = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
+    assert tables == [(statement,) for statement in MIGRATIONS[0]]
+
+
+def format_of(home: Path) -> int:
+    with closing(index.connect(str(home / "index-1.db"), "mode=ro")) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def set_pragma(home: Path, setting: str) -> Path:
@@ -449,11 +535,16 @@ async def test_a_read_only_store_serves_and_says_that_it_can_not_be_written(
 ) -> None:
     store = open_store()
     await store.commit(agent().changes())
+    await store.commit(Changes(NOON, notes=(("kind", "key", "value"),)))
     await take(store, blob(MIB))
     await store.aclose()
     mounts.make_read_only(home)
     store = open_store()
     assert agent().is_in(store)
+    assert store.recall("kind", "key") == "value"
+    with pytest.raises(StoreReadOnly):
+        await store.commit(Changes(NOON, notes=(("kind", "key", None),), durable=False))
+    assert store.recall("kind", "key") == "value"
     assert store.read(IMAGE, Digest.of(blob(MIB))) == Intact(blob(MIB))
     await cannot_be_written(store, home)
     assert agent().is_in(store)

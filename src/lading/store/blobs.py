@@ -1,7 +1,8 @@
 """Blobs: larger content, each in a read-only file of its own, named by its digest.
 
 A blob becomes real in one order: a temporary file on the same file system, its size, its digest, ``fsync``, rename,
-``fsync`` of the directory. Every read verifies the whole file. Blocking; callers that mind use a thread.
+``fsync`` of the directory. Every read verifies the whole file. Blocking; callers that mind use a thread: what takes
+long asks a ``go_on`` between two pieces, which may raise.
 """
 
 from __future__ import annotations
@@ -10,22 +11,25 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterator
 
-from lading.errors import DigestMismatch, SizeMismatch, StoreError
+from lading.errors import DigestMismatch, InvalidDigest, SizeMismatch, StoreCorrupted, StoreError
 from lading.oci.digest import Digest
 from lading.store.disk import (
-    create_file,
+    COPY_SIZE,
+    Held,
     make_directories,
     open_regular,
+    read_at,
     reading_failure,
     refuse_network,
     start_writing,
     sync_directory,
     translated,
-    unique,
-    write_all,
+    write_at,
 )
-from lading.store.store import Corrupt, Intact
+from lading.store.partials import KEPT, Claim, Spans, claim, left_name, own_name, write_record
+from lading.store.store import Absent, Corrupt, Intact
 
 _DAMAGE = {
     errno.ENOENT: "is missing",
@@ -76,9 +80,99 @@ class Blobs:
             return Corrupt(f"the blob {path} isn't the content that it is named after")
         return Intact(content)
 
-    def begin(self, digest: Digest, size: int) -> Part:
-        """Begin to write the blob ``digest`` of ``size`` bytes; nothing is created before its first byte."""
-        return Part(self, digest, size)
+    def stream(self, digest: Digest, found: Intact | int | Absent | Corrupt) -> Iterator[bytes] | Absent:
+        """Give in pieces what was ``found`` of ``digest``; that is the size of what is a blob of its own.
+
+        Raises StoreCorrupted, StoreError, now or at any piece.
+        """
+        if isinstance(found, int):
+            return self.pieces(digest, found)
+        if isinstance(found, Corrupt):
+            raise StoreCorrupted(found.reason)
+        return iter((found.content,)) if isinstance(found, Intact) else found
+
+    def pieces(self, digest: Digest, size: int) -> Iterator[bytes]:
+        """Give the blob in pieces; the last one not before all of it is verified.
+
+        Raises:
+            StoreCorrupted: it is damaged, which may show at any piece.
+            StoreError: that can't be told.
+        """
+        path = self.path(digest)
+        try:
+            descriptor, found = open_regular(path)
+            try:
+                if found != size:
+                    raise StoreCorrupted(f"the blob {path} has {found} bytes instead of {size}")
+                hasher, last, rest = digest.hasher(), b"", size
+                while rest > 0 and (piece := os.read(descriptor, min(COPY_SIZE, rest))):
+                    hasher.update(piece)
+                    rest -= len(piece)
+                    if last:
+                        yield last
+                    last = piece
+                if rest or hasher.hexdigest() != digest.encoded:
+                    raise StoreCorrupted(f"the blob {path} isn't the content that it is named after")
+                yield last
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if error.errno in _DAMAGE:
+                raise StoreCorrupted(f"the blob {path} {_DAMAGE[error.errno]}") from error
+            raise reading_failure(error, path) from error
+
+    def files(self) -> dict[str, Digest | None]:
+        """Give every path below ``blobs/``, with its digest if it is named like a blob. Raises StoreError."""
+        found: dict[str, Digest | None] = {}
+        top = os.path.join(self._directory, "blobs")
+        for algorithm in _entries(top):
+            if not algorithm.is_dir(follow_symlinks=False):
+                found[algorithm.path] = None
+                continue
+            for entry in _entries(algorithm.path):
+                found[entry.path] = None
+                with contextlib.suppress(InvalidDigest):
+                    found[entry.path] = Digest(algorithm.name, entry.name)
+        return found
+
+    def is_whole(self, digest: Digest, size: int, go_on: Callable[[], None]) -> bool:
+        """Tell whether the blob ``digest`` is there, all of it read and verified, and make its name durable.
+
+        Raises StoreError if that can't be done.
+        """
+        path = self.path(digest)
+        try:
+            descriptor, found = open_regular(path)
+        except OSError:
+            return False
+        try:
+            hasher = digest.hasher()
+            while size == found and (piece := os.read(descriptor, COPY_SIZE)):
+                hasher.update(piece)
+                go_on()
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        if size != found or hasher.hexdigest() != digest.encoded:
+            return False
+        self._sync(path)
+        return True
+
+    def begin(self, digest: Digest, size: int, *, may_stay: bool = False) -> Part:
+        """Begin to write the blob ``digest`` of ``size`` bytes; nothing is created before its first byte.
+
+        What ``may_stay`` can be left unfinished, to be gone on with.
+        """
+        return Part(self, digest, size, may_stay=may_stay)
+
+    def resume(self, digest: Digest, size: int) -> Part:
+        """Begin likewise, or go on with what was left; of that nothing is verified before :meth:`Part.catch_up`.
+
+        Raises StoreError if the disk refuses.
+        """
+        with translated(self.ingest, "read"):
+            return Part(self, digest, size, claim(self.ingest, digest, size), may_stay=True)
 
     def put(self, digest: Digest, content: bytes) -> None:
         """Make the blob real, durably, unless it is already there and intact.
@@ -89,9 +183,7 @@ class Blobs:
         """
         size = len(content)
         if self.holds(digest, size) and isinstance(self.read(digest, size), Intact):
-            path = self.path(digest)
-            with translated(path, "write"):
-                sync_directory(os.path.dirname(path))  # whoever wrote it may not have come so far
+            self._sync(self.path(digest))
             return
         part = self.begin(digest, size)
         try:
@@ -99,6 +191,10 @@ class Blobs:
             part.finish()
         finally:
             part.discard()
+
+    def _sync(self, path: str) -> None:
+        with translated(path, "write"):
+            sync_directory(os.path.dirname(path))  # whoever wrote it may not have come so far
 
     def prepare(self, algorithm: str) -> None:
         """Make the directories that a blob needs. Raises OSError, and StoreError on a network file system."""
@@ -110,34 +206,76 @@ class Blobs:
 
 
 class Part:
-    """A blob that is being written: ``ingest/<algorithm>-<hex>.<unique>.part`` until it is whole.
+    """A blob that is being written: a file of its own in ``ingest/`` until it is whole.
 
-    Of one writer, one call at a time. Whoever began it calls :meth:`discard` in the end.
+    Of one writer, one call at a time. Whoever began it calls :meth:`discard` or :meth:`leave` in the end.
     """
 
-    def __init__(self, blobs: Blobs, digest: Digest, size: int) -> None:
+    def __init__(
+        self, blobs: Blobs, digest: Digest, size: int, claimed: Claim | None = None, *, may_stay: bool = False
+    ) -> None:
+        self.etag = claimed.etag if claimed else ""
+        """What is remembered with the partial about its bytes."""
         self._blobs = blobs
         self._digest = digest
         self._size = size
         self._hasher = digest.hasher()
-        self._path = os.path.join(blobs.ingest, f"{digest.algorithm}-{digest.encoded}.{unique()}.part")
-        self._descriptor = -1
-        self._exists = False
-        self._written = 0
+        self._hashed = 0
+        self._written = Spans(claimed.prefix if claimed else 0)
+        self._path = claimed.path if claimed else os.path.join(blobs.ingest, own_name(digest))
+        self._held = claimed.held if claimed else None
+        self._exists = claimed is not None
+        self._is_sealed = claimed is not None and claimed.is_sealed
+        self._may_stay = may_stay
+        self._recorded = (self.prefix, self.etag)
 
     @property
     def is_open(self) -> bool:
         """Whether there is something to discard."""
         return self._exists
 
-    def write(self, data: bytes) -> None:
-        """Take the next bytes. Raises StoreError if the disk refuses."""
-        self._hasher.update(data)
-        with translated(self._path, "write", needed=self._size - self._written):
+    @property
+    def prefix(self) -> int:
+        """How many bytes are there in a row, from the first one on; not all of them may be hashed."""
+        return self._written.prefix
+
+    @property
+    def may_stay(self) -> bool:
+        """Whether there is so much that it is worth to be gone on with."""
+        return self._may_stay and self._exists and self.prefix > KEPT
+
+    def write(self, data: bytes, offset: int | None = None) -> None:
+        """Take the next bytes, or those from ``offset`` on. Raises StoreError if the disk refuses."""
+        offset = self.prefix if offset is None else offset
+        end = offset + len(data)
+        if offset == self._hashed:
+            self._hasher.update(data)
+            self._hashed = end
+        with translated(self._path, "write", needed=self._size - self._written.total):
+            descriptor = self._open()
+            write_at(descriptor, offset, data)
+            start_writing(descriptor, offset, end)
+        self._written.add(offset, end)
+
+    def catch_up(self, go_on: Callable[[], None]) -> None:
+        """Hash what is there in a row and wasn't hashed when it was written. Raises StoreError."""
+        while self._hashed < self.prefix:
+            go_on()
+            with translated(self._path, "read"):
+                data = read_at(self._open(), self._hashed, min(COPY_SIZE, self.prefix - self._hashed))
+            if not data:
+                raise StoreError(f"{self._path} was changed while it was written")
+            self._hasher.update(data)
+            self._hashed += len(data)
+
+    def record(self) -> None:
+        """Let the partial say how far it goes, once it is worth it. Raises StoreError if the disk refuses."""
+        told = (self.prefix, self.etag)
+        if self.may_stay and self._held and told != self._recorded and not self._is_sealed:
             self._open()
-            write_all(self._descriptor, data)
-            self._written += len(data)
-            start_writing(self._descriptor, self._written - len(data), self._written)
+            with translated(self._path, "write"):
+                write_record(self._held, self._size, *told)
+            self._recorded = told
 
     def finish(self) -> None:
         """Verify the blob and make it real, durably.
@@ -147,17 +285,20 @@ class Part:
             DigestMismatch: it is something else.
             StoreError: the disk refused.
         """
-        if self._written != self._size:
-            raise SizeMismatch(f"{self._digest}: {self._written} bytes instead of {self._size}")
+        if self.prefix != self._size:
+            raise SizeMismatch(f"{self._digest}: {self.prefix} bytes instead of {self._size}")
+        self.catch_up(lambda: None)
         if self._hasher.hexdigest() != self._digest.encoded:
             raise DigestMismatch(
                 f"{self._digest}: got content with the digest {self._digest.algorithm}:{self._hasher.hexdigest()}"
             )
         with translated(self._path, "write", needed=self._size):
-            self._open()
+            descriptor = self._open()
+            if os.fstat(descriptor).st_size != self._size:
+                os.ftruncate(descriptor, self._size)  # what it said about itself isn't content
             if hasattr(os, "fchmod"):
-                os.fchmod(self._descriptor, 0o400)
-            os.fsync(self._descriptor)
+                os.fchmod(descriptor, 0o400)
+            os.fsync(descriptor)
             self._close()
         # Renaming over an intact blob changes nothing, over a damaged one it repairs.
         path = self._blobs.path(self._digest)
@@ -174,19 +315,43 @@ class Part:
                 self._exists = False
                 os.unlink(self._path)
 
-    def _open(self) -> None:
-        if self._descriptor >= 0:
-            return
-        if self._written:
-            raise StoreError(f"{self._path} was discarded while it was written")
-        self._blobs.prepare(self._digest.algorithm)
-        self._descriptor = create_file(self._path)
-        self._exists = True
+    def leave(self) -> None:
+        """Leave what was written to whoever goes on with it. May be called again; then, or after a blob, nothing."""
+        with contextlib.suppress(OSError, StoreError):  # it stays under this name, and goes as far as it said before
+            self.record()
+        with contextlib.suppress(OSError):
+            self._close()
+            if self._exists:
+                self._exists = False
+                os.rename(self._path, os.path.join(self._blobs.ingest, left_name(self._digest)))
+
+    def _open(self) -> int:
+        if self._held is None:
+            if self._written.total:
+                raise StoreError(f"{self._path} was discarded while it was written")
+            self._blobs.prepare(self._digest.algorithm)
+            self._held = Held.create(self._path)
+            self._exists = True
+            self._held.lock()
+        if self._held.is_inherited:
+            raise StoreError(f"{self._path} is being written by another process")
+        return self._held.descriptor
 
     def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        held, self._held = self._held, None
+        if held is not None:
+            self._exists = self._exists and not held.is_inherited
+            held.close()
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise reading_failure(error, directory) from error
 
 
 def _read(descriptor: int, size: int) -> bytes:

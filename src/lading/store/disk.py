@@ -10,8 +10,10 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar, Self
 
 from lading.errors import OutOfSpace, StoreError, StoreReadOnly
 
@@ -25,6 +27,10 @@ COPY_SIZE = 1024 * 1024
 """Bytes that are read or written at a time: larger pieces are slower."""
 
 ELSEWHERE = "set LADING_HOME, or Client(store=…), to a directory on a local disk that can be written"
+
+_LOCKED = frozenset({errno.EWOULDBLOCK, errno.EACCES})
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
+"""What a file system answers that has no locks: whoever asks goes on without."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -126,6 +132,108 @@ def open_regular(path: str) -> tuple[int, int]:
     return descriptor, status.st_size
 
 
+class Held:
+    """An open file of this process alone, which it may lock: ``flock(2)``, where there is that.
+
+    Such a lock lives as long as any copy of its descriptor, and a forked child has one: it closes it at once, so that
+    the lock ends with the process that took it. Made and closed by any thread, used by one at a time.
+    """
+
+    _all: ClassVar[set[Held]] = set()
+    _gate = threading.RLock()  # also held while this process forks: no descriptor is opened but not yet noted then
+
+    def __init__(self, path: str, flags: int = os.O_RDWR) -> None:
+        """Open the regular file ``path`` to read and write, or as ``flags`` say.
+
+        Raises OSError; what isn't a regular file is ELOOP, without having been followed or waited for.
+        """
+        self._process = os.getpid()
+        with self._gate:
+            self.descriptor = os.open(path, flags | _FLAGS | getattr(os, "O_NONBLOCK", 0), 0o600)
+            self._all.add(self)
+        if not stat.S_ISREG(self.status().st_mode):
+            self.close()
+            raise OSError(errno.ELOOP, "not a regular file", path)
+
+    @classmethod
+    def create(cls, path: str) -> Self:
+        """Make the file ``path``, which must not exist. Raises OSError."""
+        return cls(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it is the parent's, so that nothing may be done with it or its file."""
+        return self._process != os.getpid()
+
+    def status(self) -> os.stat_result:
+        """Give the status of the open file. Raises OSError."""
+        return os.fstat(self.descriptor)
+
+    def is_at(self, path: str) -> bool:
+        """Tell whether ``path`` still names this very file."""
+        try:
+            return os.path.samestat(self.status(), os.lstat(path))
+        except OSError:
+            return False
+
+    def lock(self, *, alone: bool = True) -> bool:
+        """Lock the file unless somebody else did; tells whether that is so. Raises OSError."""
+        if not has_locks():
+            return True
+        import fcntl
+
+        try:
+            fcntl.flock(self.descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _LOCKED:
+                return False
+            if error.errno not in _NO_LOCKS:
+                raise
+        return True
+
+    def close(self) -> None:
+        """Unlock and close the file. May be called again. Raises OSError."""
+        with self._gate:
+            descriptor, self.descriptor = self.descriptor, -1
+            self._all.discard(self)
+        if descriptor < 0:
+            return
+        try:
+            # At once: a process that is just being started has a copy of the descriptor until it runs its program.
+            if has_locks() and not self.is_inherited:
+                import fcntl
+
+                with contextlib.suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
+        finally:
+            os.close(descriptor)
+
+    @classmethod
+    def leave_to_parent(cls) -> None:
+        """Close, in a forked child, its copies of what the parent holds."""
+        for held in cls._all:
+            with contextlib.suppress(OSError):
+                os.close(held.descriptor)
+            held.descriptor = -1
+        cls._all.clear()
+        cls._gate.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=Held._gate.acquire, after_in_parent=Held._gate.release, after_in_child=Held.leave_to_parent
+    )
+
+
+def has_locks() -> bool:
+    """Tell whether this system has ``flock(2)``."""
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def write_all(descriptor: int, data: bytes) -> None:
     """Write the whole of ``data``. Raises OSError."""
     written = os.write(descriptor, data)
@@ -146,6 +254,18 @@ def start_writing(descriptor: int, before: int, after: int) -> None:
         # On Linux this begins to write what is dirty; only what is already clean would be forgotten.
         with contextlib.suppress(OSError):
             os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
+
+
+def write_at(descriptor: int, offset: int, data: bytes) -> None:
+    """Write the whole of ``data`` from byte ``offset`` of the file on. Raises OSError."""
+    os.lseek(descriptor, offset, os.SEEK_SET)  # pwrite(2) isn't everywhere
+    write_all(descriptor, data)
+
+
+def read_at(descriptor: int, offset: int, size: int) -> bytes:
+    """Read up to ``size`` bytes from byte ``offset`` of the file on; none at its end. Raises OSError."""
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, size)
 
 
 def copy_file(source: str, target: str) -> None:

@@ -10,25 +10,31 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from collections.abc import Mapping
 
 from lading.errors import StoreError
+from lading.oci.digest import Digest
 from lading.store.disk import ELSEWHERE, copy_file, translated
 from lading.store.generations import Watch
 from lading.store.index_errors import ERRORS, Damaged, Moved, Older, failure, reported
 from lading.store.index_schema import (
     APPLICATION_ID,
+    CONTENT,
+    FORGET_NOTE,
     FORGET_REFERENCE,
     FORGET_SEEN,
     INSERTS,
+    LIMIT_NOTES,
     MIGRATIONS,
+    NOTE_BY_KEY,
     REFERENCE_BY_NAME,
     REFERENCES,
     REPOSITORIES,
     SEEN_BY_DIGEST,
     SEEN_CONTENT,
 )
-from lading.store.rows import REFERENCE, SEEN, Rows, record
-from lading.store.store import Record
+from lading.store.rows import REFERENCE, SEEN, Rows, noted, record
+from lading.store.store import NOTES_LIMIT, Intact, Inventory, Record
 
 _PATIENCE = 30.0
 """Seconds to wait for another process that writes."""
@@ -80,33 +86,61 @@ class Reader:
         rows = self._query(SEEN_BY_DIGEST, digest, name)
         return self._checked(SEEN, name, rows[0], digest) if rows else None
 
-    def content(self, name: str, digest: str) -> tuple[int, bytes | None] | None:
-        """Give size and content of ``digest`` if it was seen in the repository ``name``, unverified.
+    def content(self, name: str, digest: Digest) -> Intact | int | None:
+        """Give the content of ``digest`` if it was seen in the repository ``name``, verified.
 
-        The content is ``None`` where it is in a file of its own. Raises Damaged, StoreError.
+        Where it is in a file of its own, its size in bytes. Raises Damaged, StoreError.
         """
-        rows = self._query(SEEN_CONTENT, digest, name)
+        rows = self._query(SEEN_CONTENT, str(digest), name)
         if not rows:
             return None
         *row, size, data = rows[0]
-        self._checked(SEEN, name, tuple(row), digest)
-        if size is None and data is None:
-            return None
+        self._checked(SEEN, name, tuple(row), str(digest))
+        return None if size is None and data is None else self._held(digest, size, data)
+
+    def held(self, digest: Digest) -> Intact | int | None:
+        """Give likewise what is there of ``digest``, wherever it was seen. Raises Damaged, StoreError."""
+        rows = self._query(CONTENT, str(digest))
+        return self._held(digest, *rows[0]) if rows else None
+
+    def _held(self, digest: Digest, size: object, data: object) -> Intact | int:
         if not isinstance(size, int) or not isinstance(data, bytes | None):
             raise Damaged(f"the row of {digest} in {self.watch.path} is damaged")
-        return size, data
+        if data is None:
+            return size
+        if len(data) != size or not digest.matches(data):
+            raise Damaged(f"{digest} in {self.watch.path} isn't what was stored")
+        return Intact(data)
 
-    def repositories(self, registry: str, digest: str) -> list[str]:
-        """Give the repositories of ``registry`` that ``digest`` was seen in. Raises Damaged, StoreError."""
-        prefix = registry + "/"
+    def repositories(self, prefix: str, digest: str) -> list[str]:
+        """Give the repositories whose names begin with ``prefix`` and that ``digest`` was seen in, by name.
+
+        Raises Damaged, StoreError.
+        """
         rows = self._query(REPOSITORIES, digest, len(prefix), prefix)
         for name, *row in rows:
             self._checked(SEEN, str(name), tuple(row), digest)
-        return [str(name).removeprefix(prefix) for name, *_ in rows]
+        return [str(name) for name, *_ in rows]
+
+    def inventory(self, files: Mapping[str, Digest | None]) -> Inventory:
+        """Give all that the index has, and which of ``files`` it doesn't know. Raises Damaged, StoreError."""
+        from lading.store.index_inventory import take_inventory
+
+        return take_inventory(self._query, files)
 
     def references(self) -> list[tuple[str, Record]]:
         """Give every reference and what it stands for, by name. Raises Damaged, StoreError."""
         return [(str(name), self._checked(REFERENCE, str(name), tuple(row))) for name, *row in self._query(REFERENCES)]
+
+    def note(self, kind: str, key: str) -> str | None:
+        """Give the value of a note, ``None`` if there is none. Raises Damaged, StoreError."""
+        rows = self._query(NOTE_BY_KEY, kind, key)
+        if not rows:
+            return None
+        value = noted(kind, key, rows[0])
+        if value is None:
+            raise Damaged(f"a note of the kind {kind} in {self.watch.path} is damaged")
+        return value
 
     def close(self) -> None:
         """Close the file, and remove the private copy if it is one."""
@@ -165,9 +199,12 @@ class Writer:
                     keys = {"name": name, "repository": repository, "digest": digest}
                     self._connection.execute(FORGET_SEEN, keys)
                     self._connection.execute(FORGET_REFERENCE, {"name": name})
+                self._connection.executemany(FORGET_NOTE, [note for note, value in rows.notes.items() if value is None])
                 for sql, values in zip(INSERTS, rows.columns(), strict=True):
                     self._connection.executemany(sql, values)
                 self._read_back(rows)
+                for kind in {kind for kind, _ in rows.notes}:
+                    self._connection.execute(LIMIT_NOTES, {"kind": kind, "limit": NOTES_LIMIT})
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
@@ -181,6 +218,7 @@ class Writer:
             ("content WHERE digest = ?", [(digest,) for digest, _, _ in rows.content]),
             ("seen WHERE digest = ? AND repository = ?", [(digest, name) for name, digest, *_ in rows.seen]),
             ("reference WHERE name = ?", [(name,) for name, *_ in rows.references]),
+            ("note WHERE kind = ? AND key = ?", [note for note, value in rows.notes.items() if value is not None]),
         )
         for where, values in keys:
             sql = f"SELECT 1 FROM {where}"
@@ -233,10 +271,18 @@ def open_reader(watch: Watch) -> Reader:
                 sqlite3.SQLITE_IOERR,
             ):
                 raise
+    return open_untouched(watch)
+
+
+def open_untouched(watch: Watch, *, upgrade: bool = False) -> Reader:
+    """Open an index for look-ups without making a file beside it. Raises what :func:`open_reader` raises.
+
+    With ``upgrade``, one of an older format is brought up to date in a private copy.
+    """
     for _ in range(_SNAPSHOTS):
         frozen = watch.frozen()
         try:
-            reader = _open_frozen(frozen)
+            reader = _open_frozen(frozen, upgrade)
         except Damaged:
             if frozen.holds():
                 raise
@@ -304,16 +350,17 @@ def _check(connection: sqlite3.Connection, path: str, mode: str) -> None:
             f"the store {path} is of format {version}, this lading knows formats up to {len(MIGRATIONS)}",
             hint="use a newer lading, or set LADING_HOME to another directory",
         )
-    if version < len(MIGRATIONS):
-        raise Older(path)
     if journal != "wal" and "immutable" not in mode:
         raise Damaged(f"{path} isn't in WAL mode")
+    if version < len(MIGRATIONS):
+        raise Older(path)
 
 
-def _open_frozen(watch: Watch) -> Reader:
+def _open_frozen(watch: Watch, upgrade: bool) -> Reader:
     """Open an index in a directory where nothing can be written: as it is, or a copy if it has an unfinished WAL."""
     wal = watch.path + "-wal"
-    if not (os.path.isfile(wal) and os.path.getsize(wal)):
+    is_unfinished = os.path.isfile(wal) and os.path.getsize(wal) > 0
+    if not is_unfinished and not upgrade:
         return Reader(_open(watch, "mode=ro&immutable=1"), watch)
     import shutil
     import tempfile
@@ -323,7 +370,12 @@ def _open_frozen(watch: Watch) -> Reader:
         try:
             copy = os.path.join(scratch, "index.db")
             copy_file(watch.path, copy)
-            copy_file(wal, copy + "-wal")
+            if is_unfinished:
+                copy_file(wal, copy + "-wal")
+            if upgrade:
+                with contextlib.suppress(Older):
+                    return Reader(_open(watch, "mode=rw", copy), watch, scratch)
+                migrate(copy)
             return Reader(_open(watch, "mode=rw", copy), watch, scratch)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -20,7 +20,7 @@ from lading.store.disk import copy_file, translated, unique
 from lading.store.index import build, connect
 from lading.store.index_errors import ERRORS, reported
 from lading.store.index_schema import INSERTS
-from lading.store.rows import REFERENCE, SEEN, record
+from lading.store.rows import REFERENCE, SEEN, noted, record
 
 Row = tuple[Any, ...]
 Check = Callable[[Row], Row | None]
@@ -37,6 +37,7 @@ _COLUMNS = {
     "seen": ("repository", "digest", "media_type", "validated", "checksum"),
     "link": ("parent", "child"),
     "reference": ("name", "digest", "media_type", "validated", "checksum"),
+    "note": ("kind", "key", "value", "checksum"),
 }
 """The tables, in the order of INSERTS."""
 
@@ -94,6 +95,7 @@ def _fill(target: str, copy: str, blobs: Blobs) -> int:
         lambda row: _stamped(SEEN, row),
         _link,
         lambda row: _stamped(REFERENCE, row),
+        _note,
     )
     with reported(target), contextlib.closing(connect(target, "mode=rw", "synchronous=OFF")) as connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -153,6 +155,8 @@ def _rows(path: str, table: str) -> Iterator[Row]:
                 return
             last = row[0]
             yield row[1:]
+        if table == "note":
+            return  # nobody misses them much, and in an index of an older format there are none
         end = first + 1 + min(limit, _SINGLE_ROWS)
         for rowid in range(first + 1, end if last is None else min(last, end)):
             for row in _until_damage(connection, f"{select} WHERE rowid = ?", rowid):
@@ -185,6 +189,13 @@ def _stamped(table: str, row: Row) -> Row | None:
     if not isinstance(name, str) or record(table, name, (digest, media_type, validated, checksum)) is None:
         return None
     return name, digest, media_type, validated, checksum
+
+
+def _note(row: Row) -> Row | None:
+    kind, key, value, checksum = (_text(part) for part in row)
+    if not (isinstance(kind, str) and isinstance(key, str)) or noted(kind, key, (value, checksum)) is None:
+        return None
+    return kind, key, value, checksum
 
 
 def _link(row: Row) -> Row | None:

@@ -17,6 +17,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE content(digest TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, data BLOB)",
         "CREATE TABLE link(parent TEXT NOT NULL, child TEXT NOT NULL, UNIQUE(parent, child))",
     ),
+    (
+        # The rowid grows with each note that is written, so that it tells the oldest.
+        "CREATE TABLE note(kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, checksum TEXT NOT NULL,"
+        " UNIQUE(kind, key))",
+    ),
 )
 
 REFERENCE_BY_NAME = "SELECT digest, media_type, validated, checksum FROM reference WHERE name = ?"
@@ -25,10 +30,22 @@ SEEN_CONTENT = (
     "SELECT seen.digest, seen.media_type, seen.validated, seen.checksum, content.size, content.data"
     " FROM seen LEFT JOIN content ON content.digest = seen.digest WHERE seen.digest = ? AND seen.repository = ?"
 )
+CONTENT = "SELECT size, data FROM content WHERE digest = ?"
 REPOSITORIES = (
     "SELECT repository, digest, media_type, validated, checksum FROM seen"
     " WHERE digest = ? AND substr(repository, 1, ?) = ? ORDER BY repository"
 )
+
+# A page of everything: what comes after a rowid.
+ALL_REFERENCES = (
+    "SELECT rowid, name, digest, media_type, validated, checksum FROM reference WHERE rowid > ? ORDER BY rowid LIMIT ?"
+)
+ALL_SEEN = (
+    "SELECT rowid, repository, digest, media_type, validated, checksum FROM seen WHERE rowid > ? ORDER BY rowid LIMIT ?"
+)
+ALL_CONTENT = "SELECT rowid, digest, size, data IS NULL FROM content WHERE rowid > ? ORDER BY rowid LIMIT ?"
+
+NOTE_BY_KEY = "SELECT value, checksum FROM note WHERE kind = ? AND key = ?"
 
 REFERENCES = "SELECT name, digest, media_type, validated, checksum FROM reference ORDER BY name"
 
@@ -40,6 +57,13 @@ FORGET_SEEN = (
     " AND substr(name, 1, length(:repository) + 1) IN (:repository || ':', :repository || '@'))"
 )
 FORGET_REFERENCE = "DELETE FROM reference WHERE name = :name"
+FORGET_NOTE = "DELETE FROM note WHERE kind = ? AND key = ?"
+
+# What is written the longest time ago goes, so that as many are left as the limit says.
+LIMIT_NOTES = (
+    "DELETE FROM note WHERE kind = :kind AND rowid <="
+    " (SELECT rowid FROM note WHERE kind = :kind ORDER BY rowid DESC LIMIT 1 OFFSET :limit)"
+)
 
 # What is already there in the same way isn't written again, what is there damaged is replaced.
 INSERTS = (
@@ -53,4 +77,6 @@ INSERTS = (
     "INSERT INTO reference(name, digest, media_type, validated, checksum) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT(name) DO UPDATE SET digest = excluded.digest, media_type = excluded.media_type,"
     " validated = excluded.validated, checksum = excluded.checksum",
+    # Under a new rowid.
+    "INSERT OR REPLACE INTO note(kind, key, value, checksum) VALUES (?, ?, ?, ?)",
 )

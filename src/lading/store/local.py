@@ -7,27 +7,25 @@ that waits for it. A store that was inherited through a fork is opened anew.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from lading.errors import LadingError, OutOfSpace, StoreCorrupted, StoreError
+from lading.errors import LadingError, OutOfSpace, StoreCorrupted, StoreError, StoreReadOnly
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.store.blobs import Blobs
 from lading.store.generations import Generations, Identity, Watch, identity
-from lading.store.index import Reader, Writer, build, migrate, open_reader
+from lading.store.index import Reader, Writer, build, migrate, open_reader, open_untouched
 from lading.store.index_errors import Damaged, Moved, Older
 from lading.store.ingest import LocalIngest
 from lading.store.rows import Rows
-from lading.store.store import ABSENT, INLINE_LIMIT, Absent, Changes, Corrupt, Ingest, Intact, Record
-
-if TYPE_CHECKING:
-    import anyio
-    import anyio.lowlevel
+from lading.store.store import ABSENT, INLINE_LIMIT, Absent, Changes, Corrupt, Ingest, Intact, Inventory, Record
+from lading.store.tickets import Ticket, Turns
 
 T = TypeVar("T")
 
@@ -66,8 +64,8 @@ class LocalStore:
         self._writer: Writer | None = None
         self._damage: Identity | None = None
         self._queue = threading.Lock()
-        self._pending: list[_Ticket] = []
-        self._turns: anyio.lowlevel.RunVar[anyio.Lock] | None = None
+        self._pending: list[Ticket] = []
+        self._turns = Turns()
 
     # Look-ups
 
@@ -81,15 +79,54 @@ class LocalStore:
 
     def read(self, name: str, digest: Digest) -> Intact | Absent | Corrupt:
         """Give the content ``digest`` if it was seen in the repository ``name`` (``docker.io/acme/triage``)."""
-        found: Intact | int | Absent | Corrupt = self._look_up(lambda reader: _read(reader, name, digest))
+        found: Intact | int | Absent | Corrupt = self._look_up(lambda reader: reader.content(name, digest))
         if isinstance(found, int):
             return self._blobs.read(digest, found)
         return found
 
+    def holds(self, name: str, descriptor: Descriptor) -> bool:
+        """Tell whether :meth:`read` would give the content; of what is large only the size is looked at."""
+        found: Intact | int | Absent | Corrupt = self._look_up(lambda reader: reader.content(name, descriptor.digest))
+        size = len(found.content) if isinstance(found, Intact) else found
+        return size == descriptor.size and (not isinstance(found, int) or self._blobs.holds(descriptor.digest, found))
+
     def repositories(self, registry: str, digest: Digest) -> list[str]:
         """Give the repositories of ``registry`` that ``digest`` was seen in (``acme/triage``), in stable order."""
-        found = self._look_up(lambda reader: reader.repositories(registry, str(digest)))
+        found = self._look_up(lambda reader: reader.repositories(f"{registry}/", str(digest)))
+        return [name.removeprefix(f"{registry}/") for name in found] if isinstance(found, list) else []
+
+    def places(self, digest: Digest) -> list[str]:
+        """Give the repositories of all registries that ``digest`` was seen in (``docker.io/acme/triage``), in order."""
+        found = self._look_up(lambda reader: reader.repositories("", str(digest)))
         return found if isinstance(found, list) else []
+
+    def stream(self, name: str, digest: Digest) -> Iterator[bytes] | Absent:
+        """Give what :meth:`read` gives in pieces. Raises StoreCorrupted, at any piece."""
+        return self._blobs.stream(digest, self._look_up(lambda reader: reader.content(name, digest)))
+
+    def check(self, digest: Digest, go_on: Callable[[int], None]) -> int | Absent | Corrupt:
+        """Verify ``digest``, wherever it was seen, and give its size; ``go_on`` is told the bytes that were read."""
+        size = 0
+        try:
+            pieces = self._blobs.stream(digest, self._look_up(lambda reader: reader.held(digest)))
+            for piece in () if isinstance(pieces, Absent) else pieces:
+                size += len(piece)
+                go_on(len(piece))
+        except StoreCorrupted as damage:
+            return Corrupt(damage.message)
+        return pieces if isinstance(pieces, Absent) else size
+
+    def inventory(self) -> Inventory:
+        """Give what the store has, without verifying content; blocking."""
+        files = self._blobs.files()
+        found = self._look_up(lambda reader: reader.inventory(files))
+        if isinstance(found, Corrupt):
+            return Inventory(damage=(found.reason,))
+        if isinstance(found, Absent):
+            return Inventory(strays=tuple(files))
+        if found.damage:
+            self._note_damage()
+        return found
 
     def references(self) -> list[tuple[Reference, Record]]:
         """Give every reference and what it stands for, in the order of their names.
@@ -104,6 +141,11 @@ class LocalStore:
             )
         return [] if isinstance(found, Absent) else [(Reference.parse(name), record) for name, record in found]
 
+    def recall(self, kind: str, key: str) -> str | None:
+        """Give the value of a note; ``None`` if there is none, or it is damaged."""
+        found = self._look_up(lambda reader: reader.note(kind, key))
+        return found if isinstance(found, str) else None
+
     def _look_up(self, query: Callable[[Reader], T | None]) -> T | Absent | Corrupt:
         self._check_process()
         with self._reading:
@@ -114,26 +156,34 @@ class LocalStore:
                     reader = self._open_reader()
                 found = None if reader is None else query(reader)
             except Damaged as damage:
-                if self._watch is not None and not self._watch.is_frozen:
-                    self._damage = self._watch.identity
+                self._note_damage()
                 return Corrupt(str(damage))
         return ABSENT if found is None else found
+
+    def _note_damage(self) -> None:
+        """Let the next commit repair the index that was just read."""
+        if self._watch is not None and not self._watch.is_frozen:
+            self._damage = self._watch.identity
 
     def _open_reader(self) -> Reader | None:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+        open_index: Callable[[Watch], Reader] = open_reader
         for _ in range(_ATTEMPTS):
             number = self._generations.current()
             if not number:
                 return None
             self._watch = Watch(self._generations, number)
             try:
-                self._reader = open_reader(self._watch)
+                self._reader = open_index(self._watch)
                 self._watch = self._reader.watch
                 return self._reader
             except Older:
-                self._migrate()
+                try:
+                    self._migrate()
+                except (StoreReadOnly, OutOfSpace):
+                    open_index = partial(open_untouched, upgrade=True)
             except Moved:
                 continue
         raise StoreError(f"the index of the store {self.path} is replaced all the time")
@@ -143,7 +193,7 @@ class LocalStore:
     def ingest(self, descriptor: Descriptor) -> Ingest:
         """Begin to take the content that ``descriptor`` names: ``async with store.ingest(d) as ingest: …``."""
         self._check_usable()
-        return LocalIngest(descriptor, self._blobs.begin(descriptor.digest, descriptor.size))
+        return LocalIngest(descriptor, self._blobs)
 
     async def commit(self, changes: Changes) -> None:
         """Make ``changes`` true at once: when this returns they are visible, and survive a crash if durable.
@@ -159,11 +209,11 @@ class LocalStore:
         self._check_usable()
         if changes.is_empty:
             return
-        ticket = _Ticket(changes)
+        ticket = Ticket(changes)
         with self._queue:
             self._pending.append(ticket)
         try:
-            async with self._turn():
+            async with self._turns.lock():
                 if not ticket.settled:
                     await anyio.to_thread.run_sync(self._commit_pending)
         finally:
@@ -172,18 +222,6 @@ class LocalStore:
                     self._pending.remove(ticket)
         if ticket.error is not None:
             raise ticket.error
-
-    def _turn(self) -> anyio.Lock:
-        """Give the lock that the first of several commits takes: one for each event loop, as it can't be shared."""
-        import anyio.lowlevel
-
-        if self._turns is None:
-            self._turns = anyio.lowlevel.RunVar(f"lading.store.local.{id(self)}")
-        lock = self._turns.get(None)
-        if lock is None:
-            lock = anyio.Lock()
-            self._turns.set(lock)
-        return lock
 
     def _commit_pending(self) -> None:
         """Commit what is pending, in a thread; when this returns every ticket that it took is settled."""
@@ -197,7 +235,7 @@ class LocalStore:
                     if not ticket.settled:
                         ticket.settle(StoreError(f"the commit to the store {self.path} was interrupted"))
 
-    def _prepare(self, ticket: _Ticket) -> bool:
+    def _prepare(self, ticket: Ticket) -> bool:
         """Do what concerns one ticket alone, so that its failure is its own."""
         try:
             self._check_open()
@@ -213,7 +251,7 @@ class LocalStore:
             return False
         return True
 
-    def _settle(self, tickets: list[_Ticket]) -> None:
+    def _settle(self, tickets: list[Ticket]) -> None:
         """Write ``tickets`` in one transaction, or one each if the disk hasn't space for all."""
         if not tickets:
             return
@@ -240,7 +278,8 @@ class LocalStore:
                 self.transactions += 1
                 return
             except Older:
-                self._migrate()
+                with contextlib.suppress(Damaged):  # the next attempt repairs it
+                    self._migrate()
             except Moved:
                 self._drop_writer()
             except Damaged as damage:
@@ -293,12 +332,14 @@ class LocalStore:
             self._writer = None
 
     def _migrate(self) -> None:
+        """Bring the index up to date. Raises Damaged, StoreError."""
         with self._generations.locked(alone=True):
             path = self._generations.path(self._generations.current())
             try:
                 migrate(path)
-            except Damaged as damage:
-                raise StoreCorrupted(f"{path} can't be brought up to date: {damage}", hint=_BAD_DISK) from damage
+            except Damaged:
+                self._damage = identity(path)
+                raise
 
     # The end
 
@@ -346,35 +387,6 @@ class LocalStore:
         if self._process != os.getpid():
             _INHERITED.append((self._reader, self._writer))
             self._reset()
-
-
-class _Ticket:
-    """One commit that waits; it is settled in the thread that writes it."""
-
-    __slots__ = ("changes", "error", "rows", "settled")
-
-    def __init__(self, changes: Changes) -> None:
-        self.changes = changes
-        self.rows = Rows()
-        self.error: Exception | None = None
-        self.settled = False
-
-    def settle(self, error: Exception | None) -> None:
-        self.error = error
-        self.settled = True
-
-
-def _read(reader: Reader, name: str, digest: Digest) -> Intact | int | None:
-    """Give verified content, or the size of what is in a file of its own. Raises Damaged."""
-    found = reader.content(name, str(digest))
-    if found is None:
-        return None
-    size, data = found
-    if data is None:
-        return size
-    if len(data) != size or not digest.matches(data):
-        raise Damaged(f"{digest} in {reader.watch.path} isn't what was stored")
-    return Intact(data)
 
 
 def _salvage(damaged: str, blobs: Blobs, target: str) -> None:

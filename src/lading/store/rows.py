@@ -1,7 +1,7 @@
 """Rows: what the index keeps, as values that check themselves. No SQL and no files here.
 
-The rows of references and of what was seen carry a checksum over their fields, so that a damaged one is found even
-where the database itself still looks whole.
+The rows of references, of what was seen and of notes carry a checksum over their fields, so that a damaged one is
+found even where the database itself still looks whole.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from lading.errors import InvalidDigest, StoreError
 from lading.oci.digest import Digest
-from lading.store.store import INLINE_LIMIT, Changes, Record
+from lading.store.store import INLINE_LIMIT, Changes, Record, check_notes
 
 REFERENCE = "reference"
 SEEN = "seen"
@@ -30,8 +30,10 @@ Link = tuple[str, str]
 Forgotten = tuple[str, str, str | None]
 """Reference, repository, and the digest if the reference is pinned to one."""
 
+Noted = tuple[str, str, str, str]
+"""Kind, key, value, checksum."""
 
-Row = Stamped | Content | Link
+Row = Stamped | Content | Link | Noted
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Rows:
     content: list[Content] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     forgotten: list[Forgotten] = field(default_factory=list)
+    notes: dict[tuple[str, str], str | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, changes: Changes) -> Rows:
@@ -54,6 +57,7 @@ class Rows:
         at = changes.validated
         if not math.isfinite(at):
             raise StoreError(f"{at} isn't a time that something was validated at")
+        check_notes(changes.notes)
         try:
             return cls(
                 [_stamp(REFERENCE, str(name), digest, kind, at) for name, digest, kind in changes.references],
@@ -65,13 +69,19 @@ class Rows:
                 + [(str(blob.digest), blob.size, None) for blob in changes.blobs],
                 [(str(parent), str(child)) for parent, child in changes.links],
                 [(str(name), name.name, str(name.digest) if name.digest else None) for name in changes.forgotten],
+                {(kind, key): value for kind, key, value in changes.notes},
             )
         except UnicodeEncodeError as error:
             raise StoreError(f"{error.object!r} can't be stored: it isn't Unicode text") from error
 
     def columns(self) -> tuple[Sequence[Row], ...]:
-        """Give the rows of each table: content, seen, links, references."""
-        return self.content, self.seen, self.links, self.references
+        """Give the rows of each table: content, seen, links, references, notes."""
+        notes = [
+            (kind, key, value, note_checksum(kind, key, value))
+            for (kind, key), value in self.notes.items()
+            if value is not None
+        ]
+        return self.content, self.seen, self.links, self.references, notes
 
     @classmethod
     def together(cls, parts: Iterable[Rows]) -> Rows:
@@ -83,12 +93,22 @@ class Rows:
             every.content.extend(rows.content)
             every.links.extend(rows.links)
             every.forgotten.extend(rows.forgotten)
+            every.notes.update(rows.notes)
         return every
 
 
 def checksum(table: str, name: str, digest: str, media_type: str, validated: float) -> str:
     """Give the checksum of a row: 16 hexadecimal digits over its fields, each with its length."""
     text = f"{table}:{len(name)}:{name}{len(digest)}:{digest}{len(media_type)}:{media_type}{validated.hex()}"
+    return _sum(text)
+
+
+def note_checksum(kind: str, key: str, value: str) -> str:
+    """Give the checksum of a note: as that of other rows."""
+    return _sum(f"note:{len(kind)}:{kind}{len(key)}:{key}{len(value)}:{value}")
+
+
+def _sum(text: str) -> str:
     return hashlib.sha256(text.encode(), usedforsecurity=False).hexdigest()[:16]
 
 
@@ -102,6 +122,15 @@ def record(table: str, name: str, row: tuple[object, ...]) -> Record | None:
             return None
         return Record(Digest.parse(digest), media_type, validated)
     except (InvalidDigest, UnicodeEncodeError):
+        return None
+
+
+def noted(kind: str, key: str, row: tuple[object, ...]) -> str | None:
+    """Read (value, checksum) of a note; ``None`` if it is damaged."""
+    value, found = row
+    try:
+        return value if isinstance(value, str) and note_checksum(kind, key, value) == found else None
+    except UnicodeEncodeError:
         return None
 
 
