@@ -53,7 +53,7 @@ def endpoints(registry: str) -> Endpoints:
     return Endpoints(registry, HostsConfig().lookup(registry))
 
 
-async def whole(response: Response) -> bytes:
+async def whole(response: Response, attempts: Attempts) -> bytes:
     return await response.read(100)
 
 
@@ -218,7 +218,7 @@ class TestBlobs:
         answer = Answer(200, body=b"content")
         transport, repository = script(answer)
 
-        async def read(response: Response) -> bytes:
+        async def read(response: Response, attempts: Attempts) -> bytes:
             assert not answer.is_closed
             return await response.read(100)
 
@@ -226,7 +226,7 @@ class TestBlobs:
         assert transport.asked == [("GET", f"{BASE}/blobs/{DIGEST}")]
         transport.assert_done()
 
-    @pytest.mark.parametrize("status", [206, 304, 404, 416, 500])
+    @pytest.mark.parametrize("status", [204, 304, 404, 416, 500])
     async def test_a_refused_blob_is_closed(self, status: int) -> None:
         transport, repository = script(Answer(status))
         with pytest.raises(RegistryError, match=f"blob {DIGEST}"):

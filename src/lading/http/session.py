@@ -18,15 +18,16 @@ import aiohttp
 import anyio
 from yarl import URL
 
-from lading.errors import LadingError, ProtocolError, ProxyFailed, TimedOut
+from lading.errors import LadingError, ProtocolError, ProxyFailed, TimedOut, TransportError
 from lading.events import Listener, RequestSent, tell
 from lading.http.connector import Connector
 from lading.http.failures import failure, proxy_refusal
 from lading.http.limits import Pauses
 from lading.http.proxy import Direct, HopFailed, Proxy, ProxyRules, ProxySocket, Route, Router, is_proxy_socket_error
+from lading.http.sending import Sending
 from lading.http.timeouts import Timeouts, finite
 from lading.http.tls import TlsContexts
-from lading.http.transport import Headers, Origin, Request
+from lading.http.transport import Headers, Origin, Request, Stream
 from lading.redact import redact_url
 
 _CONNECTIONS = 100
@@ -66,11 +67,7 @@ class AiohttpTransport:
         self._connector = Connector(limit=0)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                connect=finite(self._timeouts.connect),
-                sock_read=finite(self._timeouts.first_byte),
-            ),
+            timeout=self._limits(self._timeouts.first_byte),
             headers={"Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -101,24 +98,46 @@ class AiohttpTransport:
                 self._router.socket_failed(route, error.message)
 
     async def _send(self, request: Request, origin: Origin, route: Route) -> AiohttpResponse:
+        if not isinstance(request.body, Stream):
+            return await self._exchange(request, origin, route)
+        sending = Sending(request, request.body, self._timeouts)
+        failed: BaseException
+        try:
+            return await self._exchange(request, origin, route, sending)
+        except BaseException as error:
+            await sending.aclose()
+            failed = error
+            if sending.failure is not None and isinstance(error, Exception):
+                failed = sending.failure
+            elif isinstance(error, TransportError) and sending.is_begun and not request.body.is_replayable:
+                error.is_final = True
+        raise failed
+
+    async def _exchange(
+        self, request: Request, origin: Origin, route: Route, sending: Sending | None = None
+    ) -> AiohttpResponse:
         options = await self._options(request, origin, route)
+        if sending is not None:
+            options["timeout"] = self._limits(sending.answer_seconds)
         await self._enter(request, origin)
         started = time.perf_counter()
         response: AiohttpResponse | None = None
         failed: LadingError
         try:
             self._check_open()
-            async with asyncio.timeout(self._timeouts.head(len(request.body or b""))):
+            async with asyncio.timeout(self._timeouts.head(_length(request.body))) as timer:
+                if sending is not None:
+                    sending.timer = timer
                 answer = await self._session.request(
                     request.method,
                     # The URL is sent as it was given: a signed one breaks when it is quoted again.
                     URL(request.url, encoded=True),
                     headers=self._headers(request, origin, route),
-                    data=_body(request.body),
+                    data=_body(request.body) if sending is None else sending,
                     allow_redirects=False,
                     **options,
                 )
-            response = AiohttpResponse(answer, request, self._timeouts, self._slots.release)
+            response = AiohttpResponse(answer, request, self._timeouts, self._slots.release, sending)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, HopFailed) as error:
             self._check_open()
             failed = failure(error, request, route)
@@ -163,6 +182,11 @@ class AiohttpTransport:
                 options["proxy_headers"] = {"Proxy-Authorization": authorization}
         return options
 
+    def _limits(self, answer_seconds: float) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=None, connect=finite(self._timeouts.connect), sock_read=finite(answer_seconds)
+        )
+
     def _headers(self, request: Request, origin: Origin, route: Route) -> dict[str, str]:
         headers = {"user-agent": self._user_agent}
         # In a tunnel it would reach the target.
@@ -171,6 +195,9 @@ class AiohttpTransport:
         if request.site is not None and request.site.origin == origin:
             headers.update((name.lower(), value) for name, value in request.site.headers)
         headers.update((name.lower(), value) for name, value in request.headers.items())
+        if isinstance(request.body, Stream):
+            # Without it the body would be sent in chunks of a transfer coding, which not every registry takes.
+            headers["content-length"] = str(request.body.length)
         return headers
 
     async def aclose(self) -> None:
@@ -183,14 +210,23 @@ class AiohttpTransport:
 
 
 class AiohttpResponse:
-    """A response head and its open body. ``at_end`` is called once, when it is left."""
+    """A response head and its open body. ``at_end`` is called once, when it is left.
+
+    Where it came before all of ``sending`` had gone, the rest isn't sent.
+    """
 
     def __init__(
-        self, response: aiohttp.ClientResponse, request: Request, timeouts: Timeouts, at_end: Callable[[], object]
+        self,
+        response: aiohttp.ClientResponse,
+        request: Request,
+        timeouts: Timeouts,
+        at_end: Callable[[], object],
+        sending: Sending | None = None,
     ) -> None:
         self._response = response
         self._request = request
         self._timeouts = timeouts
+        self._sending = sending
         self._at_end: Callable[[], object] | None = at_end
         self.status = response.status
         self.url = request.url
@@ -237,7 +273,11 @@ class AiohttpResponse:
     ) -> None:
         # A body that was read to its end leaves its connection to the next request; any other ends it.
         self._response.release()
-        self._leave()
+        try:
+            if self._sending is not None:
+                await self._sending.aclose()
+        finally:
+            self._leave()
 
     def close(self) -> None:
         """End the response and its connection."""
@@ -301,6 +341,12 @@ def _proxy_authorization(proxy: Proxy) -> str:
     return "Basic " + b64encode(f"{proxy.username}:{proxy.password}".encode()).decode("ascii")
 
 
-def _body(content: bytes | None) -> bytes | io.BytesIO | None:
+def _body(content: bytes | Stream | None) -> bytes | io.BytesIO | None:
     """Give what is sent: a large body as a file, which is written piece by piece as the other side takes it."""
+    assert not isinstance(content, Stream)
     return io.BytesIO(content) if content is not None and len(content) > _WRITTEN_AT_ONCE else content
+
+
+def _length(body: bytes | Stream | None) -> int:
+    """Give how many bytes are sent without anybody looking on; a stream does that itself."""
+    return len(body) if isinstance(body, bytes) else 0

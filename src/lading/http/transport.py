@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import TracebackType
@@ -131,6 +131,19 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """A body of ``length`` bytes that is read while it is sent: each time it is sent, ``open`` gives it anew.
+
+    What ``open`` gives is read to its end, or closed with ``aclose`` if it has that. Where ``open`` can't be called
+    again, ``is_replayable`` is false: a request that has begun to send it isn't repeated.
+    """
+
+    length: int
+    open: Callable[[], AsyncIterator[bytes]] = field(repr=False)
+    is_replayable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One HTTP request.
 
@@ -145,7 +158,7 @@ class Request:
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | Stream | None = field(default=None, repr=False)
     registry: str = ""
     authority: Origin | None = None
     scopes: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lading.auth.transport import Unproven
 from lading.errors import (
     Denied,
     NotFound,
@@ -42,14 +43,15 @@ async def refusal(request: Request, response: Response, what: str) -> RegistryEr
     said = f": {details}" if details else ""
     message = f"{what}: {request.method} answered {response.status}{said}"
     method, url, status = request.method, request.url, response.status
+    why = response.hint if isinstance(response, Unproven) else ""
     if status == 429:
-        hint = "wait, or sign in for a higher limit"
+        hint = f"wait, or sign in for a higher limit{'; ' if why else ''}{why}"
         after = retry_after(response.headers)
         return RateLimited(message, method=method, url=url, codes=codes, hint=hint, retry_after=after)
     kind, hint = _KINDS.get(status, (RegistryError, "try again later" if status >= 500 else ""))
-    if kind is Denied and request.scopes:
+    if kind in (Denied, Unauthorized) and request.scopes:  # registries of distribution say 401 for either
         message += f" (needed {' '.join(request.scopes)})"
-    return kind(message, method=method, url=url, status=status, codes=codes, hint=hint)
+    return kind(message, method=method, url=url, status=status, codes=codes, hint=why or hint)
 
 
 def _read_errors(body: bytes) -> tuple[tuple[str, ...], str]:

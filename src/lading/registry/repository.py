@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from lading.errors import (
     BodyInterrupted,
@@ -15,19 +16,22 @@ from lading.errors import (
     InvalidDigest,
     LadingError,
     ProtocolError,
+    StoreError,
     TransportError,
 )
 from lading.http.hosts import Capability
 from lading.http.retry import Attempts
-from lading.http.transport import Headers, Request, Response, Transport, is_close_framed
+from lading.http.transport import Headers, Request, Response, Transport, discard, is_close_framed
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.manifest import MANIFEST_LIMIT
 from lading.oci.media_types import ACCEPT, INDEXES, MANIFESTS, essence
+from lading.oci.reference import Reference
 from lading.oci.strict_json import parse_json
 from lading.redact import printable
 from lading.registry.endpoints import Endpoint, Endpoints, qualified
 from lading.registry.links import next_page
+from lading.registry.ranges import continue_at
 from lading.registry.refusal import refusal
 
 _log = logging.getLogger("lading.registry")
@@ -63,6 +67,12 @@ class _Question(Protocol[T_co]):
     async def __call__(self, endpoint: Endpoint, attempts: Attempts, /) -> T_co: ...
 
 
+class RepositoryOf(Protocol):
+    """Gives the repository that a reference is in; ``brief`` where a cached copy can stand in for its answers."""
+
+    async def __call__(self, reference: Reference, /, *, brief: bool) -> Repository: ...
+
+
 class Repository:
     """One repository of one registry. ``warned`` remembers the registry's warnings, so that each is logged once.
 
@@ -87,6 +97,11 @@ class Repository:
         self._begin = begin
         self._scopes = (f"repository:{repository}:pull",)
 
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether others than the registry itself may supply its content."""
+        return bool(self._endpoints.mirrors)
+
     async def resolve(self, selector: str) -> Descriptor | None:
         """Ask with HEAD what a tag or digest stands for; ``None`` where the registry's answer doesn't say.
 
@@ -106,15 +121,77 @@ class Repository:
         """
         return await self._ask(_capability(selector), partial(self._manifest, selector))
 
-    async def blob(self, digest: Digest, read: Callable[[Response], Awaitable[T]]) -> T:
-        """GET a blob and give what ``read`` makes of the open answer, which may be called again with another answer.
+    async def blob(
+        self,
+        digest: Digest,
+        read: Callable[[Response, Attempts], Awaitable[T]],
+        headers: Callable[[], Mapping[str, str]] = dict,
+    ) -> T:
+        """GET a blob and give what ``read`` makes of the open answer, and of the patience that is left.
 
-        ``read`` verifies the bytes.
+        Its status is 200, or 206 or 416 (RFC 9110, section 14). ``read`` verifies the bytes; where it raises a
+        TransportError, the blob may be asked for again, with what ``headers`` says then.
 
         Raises:
             RegistryError, TransportError: the registry gave none.
         """
-        return await self._ask("pull", partial(self._blob, digest, read))
+        return await self._ask("pull", partial(self._blob, digest, read, headers))
+
+    @asynccontextmanager
+    async def open_blob(self, digest: Digest) -> AsyncIterator[AsyncIterator[bytes]]:
+        """GET a blob from the registry itself and give its chunks, whose digest is verified at the end.
+
+        Raises:
+            DigestMismatch: it was something else.
+            RegistryError, TransportError: the registry gave none, or not all of it.
+        """
+        endpoint = self._endpoints.candidates("pull")[-1]
+        request = self._request(endpoint, "GET", self._path("blobs", str(digest)), self._begin())
+        what = f"{self.name}: blob {digest}"
+        async with await self._send(endpoint, request) as response:
+            if response.status != 200:
+                raise await refusal(request, response, what)
+            yield _Verified(response, digest, what)
+
+    async def open_part(self, descriptor: Descriptor, start: int = 0, *, mirrored: bool = True) -> tuple[Response, int]:
+        """GET a blob from byte ``start`` on; give the open answer, and the byte at which its body really begins.
+
+        Who asks leaves the answer. Nothing is verified; what was cut off is asked for again, where there is patience
+        for that: see ``begin``. Unless ``mirrored``, the registry itself is asked.
+
+        Raises:
+            RegistryError, TransportError, ProtocolError: the registry gave none.
+        """
+        question = partial(self._part, descriptor, start)
+        if mirrored:
+            return await self._ask("pull", question)
+        return await self._patiently(self._endpoints.candidates("pull")[-1], question)
+
+    async def get(self, path: str, accept: str, read: Callable[[Request, Response], Awaitable[T]]) -> T:
+        """GET something else from the registry itself, and give what ``read`` makes of the open answer.
+
+        ``path`` is one of the repository, or a URL that the registry gave.
+        """
+
+        async def question(endpoint: Endpoint, attempts: Attempts) -> T:
+            request = self._request(endpoint, "GET", path, attempts, {"Accept": accept})
+            async with await self._send(endpoint, request) as response:
+                return await read(request, response)
+
+        return await self._patiently(self._endpoints.server, question)
+
+    def begin(self) -> Attempts:
+        """Give the patience for an operation of several requests."""
+        return self._begin()
+
+    async def require_blob(self, digest: Digest) -> None:
+        """Ask with HEAD whether the repository has a blob.
+
+        Raises:
+            NotFound: it hasn't.
+            RegistryError, TransportError: it doesn't say.
+        """
+        await self._ask("pull", partial(self._head_blob, digest))
 
     async def tags(self) -> AsyncIterator[str]:
         """Give every tag, page by page, in the registry's order. Mirrors aren't asked: they needn't know all.
@@ -137,6 +214,8 @@ class Repository:
         for mirror in mirrors:
             try:
                 answer = await question(mirror, Attempts.single())
+            except StoreError:
+                raise  # that isn't anything that a mirror does
             except LadingError as failure:
                 self._endpoints.failed(mirror, failure)
             else:
@@ -194,13 +273,39 @@ class Repository:
         return Served(raw, media_type, digest)
 
     async def _blob(
-        self, digest: Digest, read: Callable[[Response], Awaitable[T]], endpoint: Endpoint, attempts: Attempts
+        self,
+        digest: Digest,
+        read: Callable[[Response, Attempts], Awaitable[T]],
+        headers: Callable[[], Mapping[str, str]],
+        endpoint: Endpoint,
+        attempts: Attempts,
     ) -> T:
-        request = self._request(endpoint, "GET", self._path("blobs", str(digest)), attempts)
+        request = self._request(endpoint, "GET", self._path("blobs", str(digest)), attempts, headers())
+        async with await self._send(endpoint, request) as response:
+            if response.status not in (200, 206) and not (response.status == 416 and "Range" in request.headers):
+                raise await refusal(request, response, f"{self.name}: blob {digest}")
+            return await read(response, attempts)
+
+    async def _part(
+        self, descriptor: Descriptor, start: int, endpoint: Endpoint, attempts: Attempts
+    ) -> tuple[Response, int]:
+        """Give an open answer that brings a blob from ``start`` on, and the byte at which its body really begins."""
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        request = self._request(endpoint, "GET", self._path("blobs", str(descriptor.digest)), attempts, headers)
+        response = await self._send(endpoint, request)
+        try:
+            if response.status not in (200, 206) and not (response.status == 416 and start):
+                raise await refusal(request, response, f"{self.name}: blob {descriptor.digest}")
+            return response, continue_at(response.status, response.headers, start, descriptor.size)
+        except BaseException:
+            await discard(response, drain=False)
+            raise
+
+    async def _head_blob(self, digest: Digest, endpoint: Endpoint, attempts: Attempts) -> None:
+        request = self._request(endpoint, "HEAD", self._path("blobs", str(digest)), attempts)
         async with await self._send(endpoint, request) as response:
             if response.status != 200:
                 raise await refusal(request, response, f"{self.name}: blob {digest}")
-            return await read(response)
 
     async def _tags_page(self, url: str, endpoint: Endpoint, attempts: Attempts) -> tuple[list[str], str | None]:
         request = self._request(endpoint, "GET", url, attempts)
@@ -236,6 +341,33 @@ class Repository:
                     self._warned.add(said)
                     _log.warning("%s", said)
         return response
+
+
+class _Verified:
+    """The chunks of a body. An iterator and not a generator: a consumer that breaks off leaves nothing behind."""
+
+    def __init__(self, response: Response, digest: Digest, what: str) -> None:
+        self._response = response
+        self._chunks = response.chunks()
+        self._digest = digest
+        self._hasher = digest.hasher()
+        self._what = what
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        async for chunk in self._chunks:
+            self._hasher.update(chunk)
+            return chunk
+        if self._hasher.hexdigest() != self._digest.encoded:
+            if is_close_framed(self._response):
+                url = self._response.url
+                raise BodyInterrupted(f"{self._what}: it was cut short", url=url, hint="try again")
+            raise DigestMismatch(
+                f"{self._what}: something else came", hint="something on the way changes what it sends"
+            )
+        raise StopAsyncIteration
 
 
 def _capability(selector: str) -> Capability:
