@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from planted import WatchedRun, Watcher
 
 from lading import Client, LocalStore, MemoryStore, Retry, Store
 from lading.auth.credentials import StaticCredentials
@@ -15,13 +16,20 @@ ONCE = Retry(attempts=1, longest_pause=0.0)
 """Most tests want to see what one failure does, without any wait after it."""
 
 _MEASURED = pytest.StashKey[list[tuple[str, str]]]()
+_WATCHER = pytest.StashKey[Watcher]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_MEASURED] = []
+    run = WatchedRun()
+    config.stash[_WATCHER] = run.watcher
+    config.pluginmanager.register(run, "planted")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    watcher = config.stash[_WATCHER]
+    if watcher.played:
+        config.stash[_MEASURED].append((f"{len(watcher.played)} planted secrets", watcher.summary()))
     if config.stash[_MEASURED]:
         terminalreporter.section("measured")
         for what, figure in config.stash[_MEASURED]:
@@ -36,6 +44,12 @@ def measured(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         request.config.stash[_MEASURED].append((what, figure))
 
     return report
+
+
+@pytest.fixture
+def watcher(request: pytest.FixtureRequest) -> Watcher:
+    """Whoever looks for planted secrets in this run."""
+    return request.config.stash[_WATCHER]
 
 
 @pytest.fixture

@@ -33,10 +33,10 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"registry"}),
     frozenset({"flight"}),
     frozenset({"pull", "push"}),
-    frozenset({"client", "network", "diagnose"}),
+    frozenset({"arguments", "client", "network", "diagnose"}),
     frozenset({"cli", "testing"}),
 )
-BESIDE = {("errors", "redact"), ("client", "network")}
+BESIDE = {("errors", "redact"), ("client", "network"), ("client", "arguments")}
 STRANGERS = {("http", "store"), ("auth", "store"), ("registry", "store")}
 """Lower, and yet not to be known: what a registry said and what is kept meet in ``pull``, ``push`` and ``client``."""
 

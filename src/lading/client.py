@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self
 
-from lading.errors import InvalidDocument, LadingError, Offline, StoreError
+from lading.arguments import given_store, read_source, to_platforms, to_reference, to_seconds
+from lading.errors import LadingError, Offline, StoreError
 from lading.events import Listener
+from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.pull.lookup import cached
 from lading.pull.policy import FALLBACKS, Fallback
@@ -21,14 +24,20 @@ from lading.store.store import Store
 
 if TYPE_CHECKING:
     from lading.agents.agent import Agent
-    from lading.auth.credentials import Credentials
+    from lading.auth.credentials import Credential, Credentials
     from lading.http.hosts import HostsConfig
     from lading.http.retry import Retry
     from lading.http.timeouts import Timeouts
     from lading.network import Network
     from lading.oci.descriptor import Descriptor
+    from lading.oci.manifest import Index, Manifest
+    from lading.oci.platform import Platform
+    from lading.pull.artifact import Artifact
     from lading.push.agent import Pushed
+    from lading.push.artifact import Delivered
     from lading.store.local import LocalStore
+
+    _Platforms = str | Platform | Sequence[str | Platform] | None
 
 
 class Client:
@@ -43,7 +52,8 @@ class Client:
         store: a :class:`~lading.store.store.Store`, or a directory; by default the directory ``LADING_HOME``, else the
             user's data directory. A store that is given is left open, a directory's is closed with the client.
         hosts: mirrors, certificates, plain http; by default what containerd and Docker keep in ``certs.d``.
-        credentials: who to be, for which registry; by default what ``docker login`` wrote.
+        credentials: who to be, for which registry; by default ``LADING_USERNAME`` and ``LADING_PASSWORD`` at
+            ``LADING_REGISTRY``, else what ``lading login`` or ``docker login`` kept.
         proxy: ``"auto"`` is what the environment says (``HTTPS_PROXY``, ``NO_PROXY``, …), else Docker Desktop's socket
             if there is one; ``None`` is no proxy at all. Or a URL: ``http://user:password@host:3128``, ``https://…``,
             ``unix:///path``; ``NO_PROXY`` counts for that one, too.
@@ -72,7 +82,7 @@ class Client:
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
         self._own_store = _open_directory(store) if store is None or isinstance(store, str | os.PathLike) else None
-        self._store: Store = self._own_store if self._own_store is not None else _given_store(store)
+        self._store: Store = self._own_store if self._own_store is not None else given_store(store)
         self._hosts = hosts
         self._credentials = credentials
         self._proxy = proxy
@@ -96,7 +106,7 @@ class Client:
             StoreError: the store can't be opened.
         """
         self._check_open()
-        return cached(self._store, _reference(ref), max_age=_seconds("max_age", max_age), now=time.time())
+        return cached(self._store, to_reference(ref), max_age=to_seconds("max_age", max_age), now=time.time())
 
     async def pull_agent(
         self,
@@ -131,12 +141,73 @@ class Client:
         if fallback not in FALLBACKS:
             raise ValueError(f"fallback must be one of {', '.join(FALLBACKS)}, not {fallback!r}")
         return await self._open().agents.pull(
-            _reference(ref),
+            to_reference(ref),
             force=force,
-            max_age=_seconds("max_age", max_age),
-            max_stale=_seconds("max_stale", max_stale),
+            max_age=to_seconds("max_age", max_age),
+            max_stale=to_seconds("max_stale", max_stale),
             fallback=fallback,
         )
+
+    async def pull(
+        self,
+        ref: str | Reference,
+        force: bool = False,
+        platform: str | Platform | Sequence[str | Platform] | None = None,
+        all_platforms: bool = False,
+    ) -> Artifact:
+        """Bring any artifact or image into the store, whole, and give it: its manifests, configs and layers.
+
+        Strict: the registry is asked, and its failure is an error. What the store has isn't fetched again, and what
+        was interrupted goes on where it stopped, also in another process. Blobs stream concurrently and are verified.
+
+        Args:
+            force: fetch again what is there.
+            platform: which image of an index (``linux/arm64/v8``), or several; by default the best for this machine.
+            all_platforms: every image of an index.
+
+        Raises:
+            InvalidReference, InvalidPlatform: what was given isn't one.
+            InvalidManifest: what came isn't a manifest, or has nothing for the platform.
+            RegistryError, TransportError, ProtocolError: the registry failed.
+            IntegrityError: it sent something else.
+            StoreError: the store can't take it.
+            Offline: the client is offline.
+        """
+        reference = to_reference(ref)
+        platforms = None if all_platforms else to_platforms(platform)
+        return await self._online(f"pull {reference}").artifacts.pull(reference, force=force, platforms=platforms)
+
+    async def manifest(self, ref: str | Reference) -> Manifest | Index:
+        """Give what ``ref`` stands for, parsed and verified; ``raw`` are its bytes.
+
+        Raises:
+            InvalidManifest: it isn't a manifest.
+            RegistryError, TransportError, ProtocolError: the registry didn't say.
+            Offline: the client is offline.
+        """
+        reference = to_reference(ref)
+        return await self._online(f"get the manifest of {reference}").artifacts.manifest(reference)
+
+    @asynccontextmanager
+    async def stream_blob(self, ref: str | Reference, digest: str | Digest) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Stream a blob of the repository that ``ref`` is in, without keeping it::
+
+            async with client.stream_blob(ref, digest) as chunks:
+                async for chunk in chunks: ...
+
+        Its digest is verified at the end: what was given before is only certain when the last chunk has come.
+
+        Raises:
+            DigestMismatch: it was something else.
+            BodyInterrupted, TimedOut: it was cut short.
+            RegistryError, TransportError, ProtocolError: the registry sent none.
+            Offline: the client is offline.
+        """
+        reference = to_reference(ref)
+        wanted = digest if isinstance(digest, Digest) else Digest.parse(digest)
+        repository = await self._online(f"stream {wanted} of {reference.name}").repository(reference)
+        async with repository.open_blob(wanted) as chunks:
+            yield chunks
 
     async def push_agent(
         self,
@@ -159,14 +230,21 @@ class Client:
             InvalidDocument: ``source`` can't be read, or isn't text.
             RegistryError, TransportError: the registry didn't take it.
         """
-        reference = _reference(ref)
-        content, file_name = await _read_source(source, reference)
+        reference = to_reference(ref)
+        content, file_name = await read_source(source, reference)
         network = self._online(f"push {reference}")
         pushed = await network.pusher.push(
             content, reference, file_name=file_name, annotations=annotations, inline=inline
         )
         network.agents.outdate(reference)
         return pushed
+
+    async def copy(
+        self, source: str | Reference, target: str | Reference, platform: _Platforms = None, referrers: bool = False
+    ) -> Delivered:
+        """Copy an artifact or image, whole, to another registry, repository or tag; see :meth:`Copier.copy`."""
+        given = to_reference(source), to_reference(target)
+        return await self._online(f"copy {given[0]}").copier.copy(*given, to_platforms(platform), referrers)
 
     async def resolve(self, ref: str | Reference) -> Descriptor:
         """Ask the registry what ``ref`` stands for now: a HEAD, and a GET where that doesn't say.
@@ -175,7 +253,7 @@ class Client:
             RegistryError, TransportError, ProtocolError: the registry didn't say.
             Offline: the client is offline.
         """
-        reference = _reference(ref)
+        reference = to_reference(ref)
         return await self._online(f"resolve {reference}").resolve(reference)
 
     async def tags(self, repository: str | Reference) -> AsyncIterator[str]:
@@ -185,10 +263,15 @@ class Client:
             RegistryError, TransportError, ProtocolError: the registry didn't say.
             Offline: the client is offline.
         """
-        reference = _reference(repository)
+        reference = to_reference(repository)
         opened = await self._online(f"list the tags of {reference.name}").repository(reference)
         async for tag in opened.tags():
             yield tag
+
+    async def referrers(self, ref: str | Reference, artifact_type: str | None = None) -> AsyncIterator[Descriptor]:
+        """Give what refers to ``ref``, such as signatures: all, or of one type. Raises what ``resolve`` does."""
+        async for one in self._online(f"list what refers to {ref}").referrers(to_reference(ref), artifact_type):
+            yield one
 
     async def delete(self, ref: str | Reference) -> None:
         """Delete from the registry: a tag, or what a digest names, with every tag of it. The store keeps its copy.
@@ -197,9 +280,27 @@ class Client:
             RegistryError, TransportError: the registry didn't; many delete by digest only.
             Offline: the client is offline.
         """
-        reference = _reference(ref)
+        reference = to_reference(ref)
         upload = await self._online(f"delete {reference}").upload(reference)
         await upload.delete(reference.selector)
+
+    async def verify_login(self, registry: str, credential: Credential) -> bool:
+        """Tell whether a registry asks who is there and believes ``credential``; false if it asks nobody.
+
+        Only ``credential`` is tried, and nothing is kept.
+
+        Raises:
+            Unauthorized, Denied: the registry doesn't believe it.
+            RegistryError, TransportError, ProtocolError: the registry didn't say.
+            CredentialError: the credential can't be sent.
+            Offline: the client is offline.
+        """
+        from lading.auth.authorization import check_credential
+        from lading.auth.keeping import canonical_host
+
+        check_credential(credential)
+        host = canonical_host(registry)
+        return await self._online(f"log in to {host}").verify_login(host, credential)
 
     async def aclose(self) -> None:
         """End what is under way, and close connections and the client's own store. May be called again."""
@@ -296,34 +397,3 @@ def _open_directory(path: os.PathLike[str] | str | None) -> LocalStore:
     from lading.store.local import LocalStore
 
     return LocalStore(default_home() if path is None else path)
-
-
-def _given_store(store: object) -> Store:
-    if not hasattr(store, "resolve"):
-        raise TypeError(f"store must be a Store or a directory, not {type(store).__name__}")
-    return cast("Store", store)
-
-
-def _reference(ref: str | Reference) -> Reference:
-    return ref if isinstance(ref, Reference) else Reference.parse(ref)
-
-
-def _seconds(name: str, value: float | None) -> float | None:
-    if value is not None and not value >= 0:
-        raise ValueError(f"{name} must be a number of seconds from 0, not {value!r}")
-    return value
-
-
-async def _read_source(source: bytes | str | os.PathLike[str], reference: Reference) -> tuple[bytes, str]:
-    """Give the content and the file name of what is to be published."""
-    if isinstance(source, bytes):
-        return source, reference.repository.rpartition("/")[2] + ".yaml"
-    import aiofiles
-
-    path = os.fspath(source)
-    try:
-        async with aiofiles.open(path, "rb") as file:
-            return await file.read(), os.path.basename(path)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise InvalidDocument(f"{path}: {why}", hint="is the path right?") from error

@@ -53,7 +53,17 @@ class RateLimit:
     window: float | None = None
 
 
-Event = RequestSent | Pulled | Retrying | RateLimit
+@dataclass(frozen=True, slots=True)
+class BlobProgress:
+    """``received`` of ``size`` bytes of the blob ``digest`` of ``reference`` are here; told ten times a second."""
+
+    reference: str
+    digest: str
+    received: int
+    size: int
+
+
+Event = RequestSent | Pulled | Retrying | RateLimit | BlobProgress
 
 
 class Listener(Protocol):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
 from functools import partial
 
 import anyio
 import anyio.to_thread
 
 from lading import __version__
-from lading.auth.credentials import Credentials, DockerConfig
+from lading.auth.credentials import Credential, Credentials, default_credentials
+from lading.auth.memory import KeptChallenges
 from lading.auth.transport import AuthTransport
 from lading.errors import LadingError
 from lading.events import Listener
@@ -25,11 +28,16 @@ from lading.oci.descriptor import Descriptor
 from lading.oci.manifest import parse_manifest
 from lading.oci.reference import Reference
 from lading.pull.agent import AgentPuller
+from lading.pull.artifact import ArtifactPuller
 from lading.push.agent import AgentPusher
+from lading.push.artifact import ArtifactPusher
+from lading.push.copy import Copier
 from lading.registry.endpoints import Endpoints
+from lading.registry.ping import ProvingTransport, ping
+from lading.registry.referrers import referrers
 from lading.registry.repository import Repository
 from lading.registry.upload import Upload
-from lading.store.store import Store
+from lading.store.store import Changes, Store
 
 
 class Network:
@@ -49,7 +57,8 @@ class Network:
         events: Listener | None,
         user_agent: str | None,
     ) -> None:
-        pauses = Pauses()
+        self._pauses = pauses = Pauses()
+        self._events = events
         self._session = AiohttpTransport(
             user_agent=user_agent or f"lading/{__version__}",
             events=events,
@@ -58,25 +67,25 @@ class Network:
             timeouts=timeouts,
         )
         self._retry = Retry() if retry is None else retry
-        auth = AuthTransport(self._session, DockerConfig() if credentials is None else credentials)
+        known = default_credentials() if credentials is None else credentials
+        memory = KeptChallenges(store.recall, partial(_keep, store))
+        auth = AuthTransport(self._session, known, memory=memory)
         self._transport = RetryTransport(RedirectTransport(auth), self._retry, pauses, events=events)
         self._hosts = HostsConfig.standard() if hosts is None else hosts
         self._endpoints: dict[str, Endpoints] = {}
         self._loop = asyncio.get_running_loop()
         self._flights = Flights(at_end=self._session.aclose)
         self._warned: set[str] = set()
-        self.agents = AgentPuller(
-            store,
-            self.repository,
-            self._flights,
-            anyio.CapacityLimiter(concurrency),
-            offline=offline,
-            events=events,
-        )
+        large = anyio.CapacityLimiter(concurrency)
+        self.agents = AgentPuller(store, self.repository, self._flights, large, offline=offline, events=events)
+        self.artifacts = ArtifactPuller(store, self.repository, self._flights, large, events=events)
         self.pusher = AgentPusher(store, self.upload)
+        moved = self.agents.outdate
+        whole = ArtifactPusher(store, self.repository, self.upload, concurrency=concurrency, events=events, moved=moved)
+        self.copier = Copier(self.repository, whole)
 
     async def repository(self, reference: Reference, *, brief: bool = False) -> Repository:
-        """Give the repository that a reference is in, for reading; with ``brief`` patience where there is a stand-in."""
+        """Give the repository of a reference, for reading; with ``brief`` patience where there is a stand-in."""
         policy = self._retry.brief() if brief else self._retry
         endpoints = await self._endpoints_of(reference.registry)
         begin = partial(self._transport.operation, policy)
@@ -84,7 +93,8 @@ class Network:
 
     async def upload(self, reference: Reference) -> Upload:
         """Give the repository that a reference is in, for writing."""
-        return Upload(self._transport, await self._endpoints_of(reference.registry), reference.repository)
+        endpoints = await self._endpoints_of(reference.registry)
+        return Upload(self._transport, endpoints, reference.repository, self._transport.operation)
 
     async def _endpoints_of(self, registry: str) -> Endpoints:
         if registry not in self._endpoints:
@@ -101,6 +111,19 @@ class Network:
         served = await repository.manifest(reference.selector)
         document = parse_manifest(served.raw, served.media_type)
         return Descriptor(document.media_type, served.digest, len(served.raw))
+
+    async def referrers(self, reference: Reference, artifact_type: str | None) -> AsyncIterator[Descriptor]:
+        """Give what refers to ``reference`` by its subject, at its registry."""
+        subject = reference.digest or (await self.resolve(reference)).digest
+        async for one in referrers(await self.repository(reference), subject, artifact_type):
+            yield one
+
+    async def verify_login(self, registry: str, credential: Credential) -> bool:
+        """Have ``registry`` believe ``credential``; false if it doesn't ask for any."""
+        ring = ProvingTransport(self._session, credential)
+        transport = RetryTransport(RedirectTransport(ring), self._retry, self._pauses, events=self._events)
+        await ping(transport, (await self._endpoints_of(registry)).server)
+        return ring.is_proved
 
     def check_loop(self) -> None:
         """Raise LadingError when called on another event loop than the one that this was opened on."""
@@ -128,3 +151,8 @@ class Network:
             raise LadingError("this client can't be closed from here: an event loop runs", hint="await its aclose()")
         if not self._loop.is_closed():
             self._loop.run_until_complete(self.aclose())
+
+
+async def _keep(store: Store, kind: str, key: str, value: str | None) -> None:
+    """Write a note that is not worth waiting for the disk."""
+    await store.commit(Changes(time.time(), notes=((kind, key, value),), durable=False))

@@ -18,10 +18,18 @@ _VERBS = {
     "resolve": ("lading.cli.registries", "Print the digest that a reference stands for now."),
     "tags": ("lading.cli.registries", "List the tags of a repository."),
     "delete": ("lading.cli.registries", "Delete a tag or a manifest from its registry."),
+    "fetch": ("lading.cli.fetch", "Bring any artifact or image into the store, whole."),
+    "export": ("lading.cli.layouts", "Write what is in the store as an OCI image layout, a directory or a tar."),
+    "import": ("lading.cli.layouts", "Bring what is in an OCI image layout into the store."),
+    "verify": ("lading.cli.verify", "Read everything in the store again, and repair what is damaged."),
+    "copy": ("lading.cli.copy", "Copy any artifact or image to another registry, repository or tag."),
+    "login": ("lading.cli.login", "Log in to a registry, once it has believed the password."),
+    "logout": ("lading.cli.login", "Forget the login at a registry."),
+    "doctor": ("lading.cli.doctor", "Find out how a reference would be pulled, and what is wrong."),
     "serve": ("lading.cli.serve", "Run a registry, to share agents or to try things out."),
     "demo": ("lading.cli.demo", "Show what lading does, on this machine, without any network."),
 }
-"""Each verb's module, where it is the command of the same name, and its summary."""
+"""Each verb's module, where it is the command of the same name (with a _ if Python has that word), and its summary."""
 
 
 class _Lazy(click.Group):
@@ -33,7 +41,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        command = getattr(import_module(_VERBS[cmd_name][0]), cmd_name)
+        module = import_module(_VERBS[cmd_name][0])
+        command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         assert isinstance(command, click.Command)
         return command
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import unquote
 
 from lading.errors import LadingError
 from lading.oci.media_types import INDEXES, MANIFESTS
@@ -123,6 +122,9 @@ class Platform:
             normal = ""
         elif found["variant"] is not None and (architecture, normal) == ("arm64", ""):
             normal = "v8"
+        # Whoever looks up what is stored pays for this module, and not for what only reading text takes.
+        from urllib.parse import unquote
+
         features = tuple(unquote(feature) for feature in (found["features"] or "").split("+")[1:])
         return cls(os, architecture, normal, unquote(found["version"] or ""), features)
 

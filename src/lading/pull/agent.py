@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol, assert_never
+from typing import assert_never
 
 import anyio
 import anyio.to_thread
@@ -37,7 +37,7 @@ from lading.oci.reference import Reference
 from lading.pull.download import read_blob
 from lading.pull.lookup import SMALL, Cached, Large, Located, is_quickly_unpacked, load, locate
 from lading.pull.policy import Fallback, Fetch, Serve, after, before, may_fall_back
-from lading.registry.repository import Repository
+from lading.registry.repository import Repository, RepositoryOf
 from lading.store.store import Absent, Changes, Corrupt, Intact, Record, Seen, Store
 
 _log = logging.getLogger("lading.pull")
@@ -54,12 +54,6 @@ class _Taken:
 
     def agent(self, reference: Reference, age: float) -> Agent:
         return Agent(self.content, str(self.digest), reference, self.annotations, "registry", age)
-
-
-class RepositoryOf(Protocol):
-    """Gives the repository that a reference is in; ``brief`` where a cached copy can stand in for its answers."""
-
-    async def __call__(self, reference: Reference, /, *, brief: bool) -> Repository: ...
 
 
 class AgentPuller:

@@ -1,0 +1,100 @@
+"""Progress: bars on a terminal, a line for each blob elsewhere. Only large blobs are worth one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from lading.events import BlobProgress, Event
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_SHOWN = 1024 * 1024
+"""Bytes of a blob above which it gets a bar."""
+
+
+def size_text(size: float) -> str:
+    """Give a number of bytes as people read it (decimal units, as registries and disks have them)."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+class BlobBars:
+    """Listens to a pull, and shows each large blob and the total on standard error."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._began = time.monotonic()
+        self._first: dict[str, int] = {}
+        self._received: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._bars: Progress | None = None
+        self._total: TaskID | None = None
+
+    def __call__(self, event: Event, /) -> None:
+        if not isinstance(event, BlobProgress):
+            return
+        digest, known = event.digest, event.digest in self._sizes
+        self._sizes[digest], self._received[digest] = event.size, event.received
+        if not known:
+            self._first[digest] = event.received
+        if event.size < _SHOWN:
+            return
+        if self._bars is None:
+            if event.received == event.size:
+                print(f"{digest[:19]} {size_text(event.size)}", file=sys.stderr)
+            return
+        if self._total is None:
+            self._total = self._bars.add_task("total", total=0)
+        if digest not in self._tasks:
+            self._tasks[digest] = self._bars.add_task(digest[:19], total=event.size, completed=event.received)
+        self._bars.update(self._tasks[digest], completed=event.received)
+        shown = list(self._tasks)
+        self._bars.update(
+            self._total,
+            total=sum(self._sizes[one] for one in shown),
+            completed=sum(self._received[one] for one in shown),
+        )
+
+    def rate(self) -> str:
+        """Give how fast what was fetched came, for people."""
+        seconds = time.monotonic() - self._began
+        came = sum(self._received[one] - self._first[one] for one in self._received)
+        return f", {size_text(came / seconds)}/s" if came > _SHOWN and seconds > 0 else ""
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+                TransferSpeedColumn,
+            )
+
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()

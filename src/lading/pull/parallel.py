@@ -1,0 +1,282 @@
+"""Several connections for one blob, where a server limits each of them.
+
+That is found out while the blob is on its way: one more connection asks for the blob's last piece, and if more comes in
+all, others bring the pieces before that one, up to a limit. The first one then ends where they began. Where ranges
+aren't honoured, or one connection is as fast as two, it just goes on, to the last piece or the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import anyio
+from anyio.abc import TaskGroup
+
+from lading.errors import BodyInterrupted, LadingError, ProtocolError, StoreError
+from lading.http.retry import Attempts
+from lading.http.transport import Response
+from lading.oci.descriptor import Descriptor
+from lading.pull.groups import first_failure
+from lading.registry.ranges import continue_at
+from lading.registry.repository import Repository
+from lading.store.store import Ingest
+
+PIECE = 8 * 1024 * 1024
+"""Bytes that are asked for at a time."""
+
+CONNECTIONS = 8
+"""Connections for one blob at most."""
+
+_WORTH = 3
+"""Pieces that have to be left for another connection to be worth it."""
+
+_PATIENCE_SECONDS = 1.0
+"""How long one connection is watched before there is another: most blobs are there by then."""
+
+_WINDOW_SECONDS = 0.5
+"""How long the rate is measured after that."""
+
+_GAIN = 1.2
+"""How much more has to come for more connections to be worth it."""
+
+
+def range_headers(etag: str, first: int, last: int | None = None) -> dict[str, str]:
+    """Give the header fields that ask for bytes from ``first`` on (RFC 9110, sections 14.2 and 13.1.5)."""
+    if first == 0 and last is None:
+        return {}
+    headers = {"Range": f"bytes={first}-{'' if last is None else last}"}
+    # A weak tag says nothing about bytes, and what has no quotes is taken for a date.
+    if len(etag) > 1 and etag[0] == etag[-1] == '"':
+        headers["If-Range"] = etag
+    return headers
+
+
+@dataclass(slots=True)
+class _Piece:
+    """What somebody is to bring: from ``position``, which moves on, to before ``stop``."""
+
+    position: int
+    stop: int
+
+
+class Pieces:
+    """One blob on its way by a first connection, and the pieces of it that others bring.
+
+    ``arrived`` is told of each number of bytes that was written. With ``is_alone`` there are no others.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        descriptor: Descriptor,
+        ingest: Ingest,
+        arrived: Callable[[int], None],
+        *,
+        is_alone: bool = False,
+    ) -> None:
+        self.end = descriptor.size
+        """Where the first connection may stop."""
+        self.are_wrong = False
+        """Whether something else came for a piece."""
+        self._repository = repository
+        self._descriptor = descriptor
+        self._ingest = ingest
+        self._arrived = arrived
+        self._helpers: TaskGroup | None = None
+        self._may_try = not is_alone and descriptor.size > _WORTH * PIECE
+        self._are_off = is_alone
+        self._began = 0.0
+        self._position = 0  # of the first connection
+        self._next = self._stop = descriptor.size  # nobody was asked yet for what is between
+        self._left: list[_Piece] = []  # what others couldn't bring
+        self._workers = 0
+        self._changed = anyio.Event()  # one of them has ended
+        self._came = 0
+
+    @property
+    def are_begun(self) -> bool:
+        """Whether others bring a part of the blob, or have brought it."""
+        return self.end < self._descriptor.size
+
+    async def beside(self, first: Callable[[], Awaitable[None]]) -> None:
+        """Run ``first``, the first connection, with others beside it; when this returns every byte is there.
+
+        Raises:
+            LadingError: what ``first`` raised, or who brought what was left in the end.
+        """
+        if not self._may_try:
+            await first()
+            return
+        try:
+            async with anyio.create_task_group() as self._helpers:
+                await first()
+                await self._finish()
+                self._helpers.cancel_scope.cancel()  # whoever is just finding out whether others would help
+            return
+        except BaseExceptionGroup as failures:
+            failed = first_failure(failures)
+        raise failed
+
+    def begin(self, start: int) -> None:
+        """Take note that the first connection delivers from ``start`` on."""
+        self._position = start
+        if not self._began:
+            self._began = time.monotonic()
+
+    def give_up(self) -> None:
+        """Take note that ranges aren't honoured: nobody else begins from now on."""
+        self._are_off = True
+
+    def share(self, position: int, chunk: bytes) -> bytes:
+        """Give the part of the first connection's ``chunk`` that is still its own to deliver."""
+        self._position = position + len(chunk)
+        if self._may_try and time.monotonic() - self._began > _PATIENCE_SECONDS:
+            self._may_try = False
+            if self._helpers is not None and not self._are_off:
+                self._helpers.start_soon(self._try)
+        return chunk[: max(0, self.end - position)]
+
+    async def write(self, position: int, chunk: bytes) -> None:
+        """Write what arrived, whoever brought it."""
+        if chunk:
+            await self._ingest.write_at(position, chunk)
+            self._came += len(chunk)
+            self._arrived(len(chunk))
+
+    def headers(self, first: int, last: int | None = None) -> Mapping[str, str]:
+        """Give the header fields that ask for bytes from ``first`` on."""
+        # An entity tag means something to whoever gave it, and with mirrors nobody knows who that was.
+        return range_headers("" if self._repository.is_mirrored else self._ingest.etag, first, last)
+
+    async def _finish(self) -> None:
+        """Bring what is left, when the first connection has delivered its part."""
+        while True:
+            changed = self._changed
+            if (piece := self._take()) is not None:
+                await self._bring(piece)
+            elif self._workers:
+                await changed.wait()
+            else:
+                return
+
+    async def _try(self) -> None:
+        """Find out whether another connection brings more, and again with twice as many."""
+        helpers = self._helpers
+        assert helpers is not None
+        before = await self._rate(self._mark())
+        tail = _Piece((self._descriptor.size - PIECE) // PIECE * PIECE, self._descriptor.size)
+        if tail.position - self._position < (_WORTH - 1) * PIECE:
+            return
+        answered, ended = anyio.Event(), anyio.Event()
+        helpers.start_soon(self._bring_tail, tail, answered, ended)
+        await answered.wait()
+        if not self.are_begun:
+            return
+        connections, mark = 2, self._mark()
+        rate = await self._rate(mark, ended)
+        while rate < _GAIN * before and not ended.is_set():  # a connection is slow at first
+            rate = await self._rate(mark, ended)
+        while rate >= _GAIN * before and connections < CONNECTIONS:
+            if connections == 2:
+                # The first connection ends at the next piece, and those from there on are handed out.
+                self._stop = self.end
+                self.end = self._next = min((self._position // PIECE + 1) * PIECE, self._stop)
+            connections = min(2 * connections, CONNECTIONS)
+            while self._workers < connections - 1 and self._has_more:
+                self._workers += 1
+                helpers.start_soon(self._work)
+            if not self._has_more:
+                return
+            before, rate = rate, await self._rate(self._mark())
+
+    def _mark(self) -> tuple[int, float]:
+        return self._came, time.monotonic()
+
+    async def _rate(self, since: tuple[int, float], ended: anyio.Event | None = None) -> float:
+        """Wait for the end of a window, or of something else, and give how many bytes a second came since a mark."""
+        with anyio.move_on_after(_WINDOW_SECONDS):
+            await (ended or anyio.Event()).wait()
+        return (self._came - since[0]) / max(time.monotonic() - since[1], 0.001)
+
+    async def _bring_tail(self, tail: _Piece, answered: anyio.Event, ended: anyio.Event) -> None:
+        """Ask for the last piece, and if it comes, let the first connection end there."""
+
+        def begin() -> bool:
+            # The first connection may have come that far in the meantime, or may have had to begin anew.
+            if not (self.are_begun or self._are_off) and self._position < tail.position:
+                self.end = self._next = self._stop = tail.position
+                self._workers += 1
+            answered.set()
+            return self.are_begun
+
+        try:
+            await self._attempt(tail, begin)
+        finally:
+            if self.are_begun:
+                self._leave()
+            answered.set()
+            ended.set()
+
+    async def _work(self) -> None:
+        try:
+            while (piece := self._take()) is not None and await self._attempt(piece):
+                pass
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._workers -= 1
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
+    @property
+    def _has_more(self) -> bool:
+        return bool(self._left) or self._next < self._stop
+
+    def _take(self) -> _Piece | None:
+        """Give the next piece: one that somebody couldn't bring, or that nobody was asked for yet."""
+        if self._left:
+            return self._left.pop(0)
+        if self._next >= self._stop:
+            return None
+        start, self._next = self._next, min(self._next + PIECE, self._stop)
+        return _Piece(start, self._next)
+
+    async def _attempt(self, piece: _Piece, begin: Callable[[], bool] | None = None) -> bool:
+        """Bring a piece, or leave what is missing of it to others; tells which."""
+        try:
+            await self._bring(piece, begin)
+        except StoreError:
+            raise
+        except LadingError:
+            if self.are_begun:
+                self._left.append(piece)
+            return False
+        return True
+
+    async def _bring(self, piece: _Piece, begin: Callable[[], bool] | None = None) -> None:
+        """Bring a piece; ``begin`` is asked, at the head of an answer, whether to."""
+        what = f"{self._repository.name}: blob {self._descriptor.digest}"
+
+        async def read(response: Response, attempts: Attempts) -> None:
+            try:
+                start = continue_at(response.status, response.headers, piece.position, self._descriptor.size)
+                if start != piece.position:
+                    raise ProtocolError("a part was asked for, and the whole came")
+            except ProtocolError as error:
+                self.are_wrong = self.are_wrong or self.are_begun
+                raise ProtocolError(f"{what}: {error.message}", hint=error.hint) from error
+            if begin is not None and not begin():
+                return
+            async for chunk in response.chunks():
+                taken = chunk[: piece.stop - piece.position]
+                await self.write(piece.position, taken)
+                piece.position += len(taken)
+                attempts.progress()
+                if piece.position == piece.stop:
+                    return
+            raise BodyInterrupted(f"{what}: a part of it was cut short", url=response.url, hint="try again")
+
+        await self._repository.blob(self._descriptor.digest, read, lambda: self.headers(piece.position, piece.stop - 1))
