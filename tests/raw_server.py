@@ -62,13 +62,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reply:
-    """What is answered; with ``cut`` the connection ends instead."""
+    """What is answered; with ``cut`` the connection ends instead, with ``ends`` after it. ``raw`` is sent as it is."""
 
     status: int = 200
     fields: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     more: Iterable[tuple[str, str]] = ()
     cut: bool = False
+    ends: bool = False
+    raw: bytes = b""
 
     @classmethod
     def json(cls, document: object, status: int = 200) -> Reply:
@@ -83,6 +85,8 @@ class Reply:
         return cls(status, {"WWW-Authenticate": challenge}, body)
 
     def encode(self, method: str) -> bytes:
+        if self.raw:
+            return self.raw
         fields = {"Content-Length": str(len(self.body)), **self.fields}
         if method == "CONNECT" and self.status == 200:
             del fields["Content-Length"]
@@ -171,6 +175,8 @@ class RawServer:
                     return
                 writer.write(reply.encode(seen.method))
                 await writer.drain()
+                if reply.raw or reply.ends:
+                    return
 
 
 def forms(secret: str) -> set[str]:

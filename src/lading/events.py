@@ -55,7 +55,11 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class BlobProgress:
-    """``received`` of ``size`` bytes of the blob ``digest`` of ``reference`` are here; told ten times a second."""
+    """``received`` of ``size`` bytes of the blob ``digest`` of ``reference`` are here; told ten times a second.
+
+    Of a large blob that is pulled, the first that is told is how much of it was here before, and the last is all of it,
+    once that is verified.
+    """
 
     reference: str
     digest: str

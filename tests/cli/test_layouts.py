@@ -327,7 +327,7 @@ async def test_a_damaged_blob_is_found_and_repaired(
     await lading("fetch", ref)
     path = on_disk(home, LARGE)
     damage(path)
-    before = (await lading("ls")).out
+    before = (await lading("ls", "--json")).out
     registry.clear_requests()
     found = await lading("verify")
     assert found.status == 1
@@ -352,7 +352,7 @@ async def test_a_damaged_blob_is_found_and_repaired(
     )
     assert registry.summary() == ["GET blob"], "what is intact isn't fetched again"
     assert path.read_bytes() == LARGE
-    assert (await lading("ls")).out == before
+    assert (await lading("ls", "--json")).out == before
     assert (await lading("verify")).status == 0
     assert (await lading("export", ref, "out")).out.decode() == f"{registry.host}/acme/image@{digest}\n"
 

@@ -261,8 +261,9 @@ def test_killed_at_random_places_little_is_fetched_twice(
     assert [one["digest"] for one in result["blobs"][1:]] == [sha256(layer) for layer in layers]
     sent = sent_in_sum(threaded)
     lost = (sent - size) / max(kills, 1)
+    pace = f"{rate // MIB} MiB/s a connection" if rate else "at full speed"
     measured(
-        f"3 layers of 64 MiB at once, {kills} times killed -9" + (f", {rate // MIB} MiB/s a connection" if rate else ""),
+        f"3 layers of 64 MiB at once, {pace}, {kills} times killed -9",
         f"{(sent - size) / MIB:.1f} MiB sent twice ({sent / size:.2f} times the size): {lost / MIB:.2f} MiB a kill",
     )
     assert sent <= 1.05 * size + kills * len(layers) * (BUFFER if rate is None else 2 * MIB)

@@ -38,6 +38,7 @@ from lading.store.local import LocalStore
 from lading.store.store import (
     ABSENT,
     INLINE_LIMIT,
+    Absent,
     Changes,
     Intact,
     Inventory,
@@ -281,6 +282,25 @@ async def test_what_is_damaged_isnt_exported(
     assert not (tmp_path / "out" / "index.json").exists()
     assert list(tmp_path.glob("**/*.part")) == []
     assert not (tmp_path / "out" / "blobs" / "sha256" / of(large).encoded).exists()
+    await store.aclose()
+
+
+@pytest.mark.parametrize("size", [INLINE_LIMIT + 1, MIB, 3 * MIB])
+@pytest.mark.parametrize("place", [0, -1])
+async def test_damaged_content_is_never_given_whole(home: Path, tmp_path: Path, size: int, place: int) -> None:
+    store, large = LocalStore(home), blob(size)
+    await bring(store, image(large).write(tmp_path / "made"))
+    path = home / "blobs" / "sha256" / of(large).encoded
+    content = bytearray(large)
+    content[place] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+    pieces = store.stream(IMAGE.name, of(large))
+    assert not isinstance(pieces, Absent)
+    given: list[bytes] = []
+    with pytest.raises(StoreCorrupted):
+        given.extend(pieces)
+    assert sum(map(len, given)) < size
     await store.aclose()
 
 
@@ -589,6 +609,17 @@ async def test_many_small_blobs_come_in_batches(tmp_path: Path) -> None:
     assert len(commits) == 3
     assert max(commits) <= 8 * MIB
     assert all(store.read(IMAGE.name, of(layer)) == Intact(layer) for layer in layers)
+
+
+@pytest.mark.parametrize("number", [0, 100, 199])
+async def test_nothing_is_committed_before_all_is_verified(store: Store, tmp_path: Path, number: int) -> None:
+    """Also where it comes in batches."""
+    layers = [blob(100_000, number) for number in range(200)]
+    made = image(*layers)
+    made.files[made.path(layers[number])] = layers[number][::-1]
+    with pytest.raises(DigestMismatch):
+        await bring(store, made.write(tmp_path / "made"))
+    assert store.inventory() == Inventory()
 
 
 async def test_what_somebody_left_is_gone_on_with(tmp_path: Path, home: Path) -> None:

@@ -33,7 +33,7 @@ def to_platforms(ctx: click.Context, param: click.Parameter, values: tuple[str, 
     help="Which image of an index; by default the best one for this machine. May be given more than once.",
 )
 @click.option("--all-platforms", is_flag=True, help="Every image of an index.")
-@click.option("--force", is_flag=True, help="Fetch again what is there.")
+@click.option("--force", is_flag=True, help="Trust nothing that is there: verify what is large, fetch the rest again.")
 @common_options
 def fetch(
     reference: Reference,
@@ -58,12 +58,16 @@ def fetch(
         raise click.UsageError("--platform and --all-platforms say two things: leave out one of them")
     if offline:
         raise Offline(f"can't fetch {reference}: network access is switched off", hint="leave out --offline")
-    with BlobBars(str(reference)) as bars:
 
-        async def verb(client: Client) -> Artifact:
-            return await client.pull(reference, force=force, platform=platforms or None, all_platforms=all_platforms)
+    async def verb(client: Client) -> Artifact:
+        return await client.pull(reference, force=force, platform=platforms or None, all_platforms=all_platforms)
 
-        artifact = run(Client(events=bars), verb)
+    try:
+        with BlobBars(str(reference), is_told_first=True) as bars:
+            artifact = run(Client(events=bars), verb)
+    except KeyboardInterrupt:
+        say("what has arrived is kept: the same command goes on where this one stopped")
+        raise
     pinned = str(artifact.reference.at(artifact.descriptor.digest))
     if as_json:
         print_json(

@@ -26,14 +26,19 @@ def size_text(size: float) -> str:
 
 
 class BlobBars:
-    """Listens to a pull, and shows each large blob and the total on standard error."""
+    """Listens to what moves, and shows each large blob and the total on standard error.
 
-    def __init__(self, title: str) -> None:
+    ``is_told_first``: the first that is told of a blob is how much of it was here before.
+    """
+
+    def __init__(self, title: str, *, is_told_first: bool = False) -> None:
         self._title = title
+        self._is_told_first = is_told_first
         self._began = time.monotonic()
         self._first: dict[str, int] = {}
         self._received: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
+        self._ended: set[str] = set()
         self._tasks: dict[str, TaskID] = {}
         self._bars: Progress | None = None
         self._total: TaskID | None = None
@@ -48,8 +53,7 @@ class BlobBars:
         if event.size < _SHOWN:
             return
         if self._bars is None:
-            if event.received == event.size:
-                print(f"{digest[:19]} {size_text(event.size)}", file=sys.stderr)
+            self._tell(event, is_first=not known)
             return
         if self._total is None:
             self._total = self._bars.add_task("total", total=0)
@@ -62,6 +66,15 @@ class BlobBars:
             total=sum(self._sizes[one] for one in shown),
             completed=sum(self._received[one] for one in shown),
         )
+
+    def _tell(self, event: BlobProgress, *, is_first: bool) -> None:
+        """Write a line where a blob is gone on with, and one when it is here."""
+        what = event.digest[:19]
+        if is_first and self._is_told_first and 0 < event.received < event.size:
+            print(f"{what} goes on at {size_text(event.received)} of {size_text(event.size)}", file=sys.stderr)
+        if event.received == event.size and event.digest not in self._ended:
+            self._ended.add(event.digest)
+            print(f"{what} {size_text(event.size)}", file=sys.stderr)
 
     def rate(self) -> str:
         """Give how fast what was fetched came, for people."""

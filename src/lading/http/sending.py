@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 from collections.abc import AsyncIterator
 from typing import Self
@@ -54,6 +55,9 @@ class Sending:
         return self._timeouts.first_byte + self._stream.length / _COMMIT_RATE
 
     def __aiter__(self) -> Self:
+        # Some versions of aiohttp send a request once more by themselves, where they think that it does no harm.
+        if self.is_begun:
+            raise ConnectionResetError(errno.ECONNRESET, "the connection was lost")
         return self
 
     async def __anext__(self) -> bytes | memoryview:
