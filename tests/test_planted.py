@@ -35,12 +35,14 @@ from lading.auth.credentials import (
 from lading.auth.keeping import DockerConfigWriter
 from lading.errors import LadingError
 from lading.http.proxy import Proxy, ProxyRules, Router
+from lading.http.timeouts import Timeouts
 
 YAML = b"agents: {root: {}}\n"
 MINE = YAML + b"# mine\n"
 BLOB = "sha256:" + hashlib.sha256(YAML).hexdigest()
 BOB = Credential("bob", "not planted")
 SMALL_PATIENCE = Retry(attempts=2, first_delay=0.001, longest_pause=0.001)
+HURRY = Timeouts(connect=0.2, first_byte=0.5, stall=0.5)
 
 # How a server may go wrong. {query} is one that is as secret as the one that was asked for.
 FAILURES: Mapping[str, Reply] = {
@@ -62,7 +64,7 @@ FAILURES: Mapping[str, Reply] = {
 }
 
 
-def is_there(secret: str, evidence: bytes) -> bool:
+def is_there(secret: str, evidence: bytes | bytearray) -> bool:
     return any(form.encode() in evidence for form in forms(secret))
 
 
@@ -89,13 +91,15 @@ class Desk:
     def show(self, *objects: object) -> None:
         """Show objects as a debugger or a log line would."""
         for one in objects:
+            if isinstance(one, str):
+                continue  # what a caller gives as text, a caller shows
             self.watcher.look(f"repr of {type(one).__name__}", f"{one!r} {one}")
 
     @asynccontextmanager
     async def client(self, credentials: Credentials | None = None, **options: object) -> AsyncIterator[Client]:
         store = LocalStore(self.directory / "store")
         known = StaticCredentials({}) if credentials is None else credentials
-        given = {"proxy": None, "hosts": HostsConfig(), "retry": SMALL_PATIENCE, **options}
+        given = {"proxy": None, "hosts": HostsConfig(), "retry": SMALL_PATIENCE, "timeouts": HURRY, **options}
         async with Client(store, credentials=known, events=self.told.append, **given) as client:  # type: ignore[arg-type]
             yield client
             network = client._network
@@ -668,7 +672,6 @@ async def the_user_information(desk: Desk) -> None:
         "ada:{}@ghcr.io/acme/triage",
         "https://{}@ghcr.io/acme/triage",
         "oci://ada:{}@ghcr.io/acme/triage@sha256:0",
-        "ghcr.io/acme/triage@ada:{}",
         "//ada:{}@ghcr.io/acme",
         "https:/ada:{}@ghcr.io/acme",
     ):

@@ -29,7 +29,7 @@ import copy
 from collections.abc import Sequence
 from typing import Self
 
-from lading.redact import printable, redact, redact_url
+from lading.redact import redact, redact_url
 
 
 class LadingError(Exception):
@@ -170,7 +170,7 @@ class RegistryError(LadingError):
         self.method = method
         self.url = redact_url(url)
         self.status = status
-        self.codes = tuple(printable(code) for code in codes)
+        self.codes = tuple(redact(code) for code in codes)
 
 
 class NotFound(RegistryError):

@@ -19,6 +19,14 @@ _UNPRINTABLE = re.compile(
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>]*")
 
+# RFC 9110, section 11.6.2: what an Authorization field holds, which a server may repeat. A word of a sentence that
+# follows the name of a scheme is short and has no digits and no capitals within; a JSON Web Token is one in any place.
+_PROOF = re.compile(
+    r"(?i:\b(basic|bearer)\b)([\s\"':=\\]{1,8})"
+    r"(?=[A-Za-z0-9\-._~+/]{20}|[A-Za-z0-9\-._~+/]*[0-9]|[A-Za-z0-9\-._~+/]+[A-Z])[A-Za-z0-9\-._~+/]{8,}=*"
+)
+_WEB_TOKEN = re.compile(r"\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?")
+
 # RFC 3986, section 3.2: host [ ":" port ], and the colon of a sentence. Anything else may be user information that
 # was cut or badly quoted.
 _HOST = re.compile(r"(?:[^:@\[\]]*|\[[^@\]]*\])(?::[0-9]*)?:?")
@@ -49,5 +57,8 @@ def redact_url(url: str) -> str:
 
 
 def redact(text: str) -> str:
-    """Give foreign ``text`` fit to be shown: escaped, bounded, and each URL in it without its secrets."""
-    return printable(_URL.sub(lambda match: redact_url(match[0]), text[: 2 * _LIMIT]))
+    """Give foreign ``text`` fit to be shown: escaped, bounded, each URL in it without its secrets, and no proof of
+    identity that somebody repeats.
+    """
+    text = _URL.sub(lambda match: redact_url(match[0]), text[: 2 * _LIMIT])
+    return printable(_WEB_TOKEN.sub("…", _PROOF.sub(r"\1\2…", text)))

@@ -137,7 +137,7 @@ ON_BLOB = [
     # What is too much is the beginning of another answer, if it comes in time: one that isn't HTTP.
     case(WrongContentLength(-10), outcome=(SizeMismatch, ProtocolError)),
     case(ETagChanged()),
-    case(RangeUnasked(500), outcome=RegistryError),
+    case(RangeUnasked(500), outcome=BodyInterrupted),
     # Nothing asks for a range yet.
     case(RangeIgnored()),
     case(RangeWrong(-10)),

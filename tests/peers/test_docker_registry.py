@@ -44,6 +44,7 @@ async def _requests_of(docker_registry: DockerRegistry, pull: Awaitable[object])
 
 async def test_the_access_log_shows_the_fewest_requests(docker_registry: DockerRegistry, tmp_path: Path) -> None:
     host = docker_registry.host
+    others = len(docker_registry.requests())
     async with Client(tmp_path / "pusher") as pusher:
         await pusher.push_agent(YAML, f"{host}/acme/inline:v1")
         pushed = await pusher.push_agent(YAML, f"{host}/acme/plain:v1", inline=False)
@@ -54,7 +55,7 @@ async def test_the_access_log_shows_the_fewest_requests(docker_registry: DockerR
         assert await _requests_of(docker_registry, client.pull_agent(plain)) == ["HEAD manifests"]
         assert await _requests_of(docker_registry, client.pull_agent(plain, max_age=60)) == []
         assert await _requests_of(docker_registry, client.pull_agent(pushed.reference)) == []
-    assert not any(path == "/v2/" for _, path, _ in docker_registry.requests())
+    assert not any(path == "/v2/" for _, path, _ in docker_registry.requests()[others:])
 
 
 async def test_tags_are_listed(docker_registry: DockerRegistry, tmp_path: Path) -> None:

@@ -71,10 +71,14 @@ def described(content: bytes) -> Descriptor:
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small pieces, and little patience with one connection."""
+    """Small pieces, little patience with one connection, and whatever comes is taken for a gain."""
     monkeypatch.setattr(parallel, "PIECE", PIECE)
     monkeypatch.setattr(parallel, "_PATIENCE_SECONDS", 0.05)
     monkeypatch.setattr(parallel, "_WINDOW_SECONDS", 0.15)
+    monkeypatch.setattr(parallel, "_GAIN", 0.0)
+
+
+GAIN = parallel._GAIN
 
 
 @pytest.fixture
@@ -153,6 +157,7 @@ async def test_where_each_connection_is_limited_several_are_faster(
     limited.add_blob(REPOSITORY, content)
     descriptor = described(content)
     monkeypatch.setattr(parallel, "PIECE", MIB)
+    monkeypatch.setattr(parallel, "_GAIN", GAIN)
     store = LocalStore(tmp_path / "several")
     most = at_once(limited)
     began = time.monotonic()
@@ -220,6 +225,7 @@ async def test_a_server_that_limits_the_whole_gets_two_connections_at_most(
     registry: EmbeddedRegistry, repository: Repository, local: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parallel, "PIECE", MIB)
+    monkeypatch.setattr(parallel, "_GAIN", GAIN)
     content = content_of(SIZE)
     paced = registry.intercept = Paced(content, RATE)
     assert await fetch_blob(repository, described(content), local) == len(content)

@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from artifacts import INDEX, MANIFEST, describe, manifest
+from artifacts import INDEX, MANIFEST, describe, index, manifest
 from layouts import IMAGE_NAME, REF_NAME, HandMade, add, image
 from store.cargo import NOON, blob, described
 from store.conftest import Mounts, descriptors
@@ -199,9 +199,9 @@ async def test_an_agent_without_its_config_isnt_whole(store: Store, tmp_path: Pa
 async def test_an_index_with_one_platform_isnt_whole(store: Store, tmp_path: Path) -> None:
     made = HandMade()
     arm, amd = made.manifest(LARGE, architecture="arm64"), made.manifest(b"x", architecture="amd64")
-    index = made.index(arm64=arm, amd64=amd)
+    root = made.index(arm64=arm, amd64=amd)
     config = json.loads(arm)["config"]["digest"].removeprefix("sha256:")
-    await fetched(store, arm, LARGE, made.files[f"blobs/sha256/{config}"], root=index, media_type=INDEX)
+    await fetched(store, arm, LARGE, made.files[f"blobs/sha256/{config}"], root=root, media_type=INDEX)
     with pytest.raises(StoreError, match=str(of(amd))) as caught:
         export_images(store, [IMAGE], str(tmp_path / "out"))
     assert "--all-platforms" in caught.value.hint
@@ -217,7 +217,7 @@ async def test_an_index_with_one_platform_isnt_whole(store: Store, tmp_path: Pat
     assert exported.descriptor.digest == of(arm)
     (entry,) = listed(tmp_path / "out")
     assert (entry["digest"], entry["platform"]) == (str(of(arm)), {"architecture": "arm64", "os": "linux"})
-    (pinned,) = export_images(store, [IMAGE.at(of(index))], str(tmp_path / "pinned"), platform=ARM)
+    (pinned,) = export_images(store, [IMAGE.at(of(root))], str(tmp_path / "pinned"), platform=ARM)
     assert pinned.reference == IMAGE.at(of(arm)), "the digest of an index isn't that of one of its images"
     assert (await bring(MemoryStore(), str(tmp_path / "pinned"), name=None)).reference == IMAGE.at(of(arm))
 
@@ -238,6 +238,29 @@ async def test_foreign_layers_live_elsewhere(store: Store, tmp_path: Path) -> No
     await bring(store, made.write(tmp_path / "made"))
     export_images(store, [IMAGE], str(tmp_path / "out"))
     assert (tmp_path / "out" / made.path(b"foreign")).read_bytes() == b"foreign"
+
+
+async def test_an_index_that_is_wrong_about_the_size_of_a_manifest(store: Store, tmp_path: Path) -> None:
+    """It would be the size of a member of the tar."""
+    child = manifest(b"x")
+    root = index(child).replace(b'"size": %d' % len(child), b'"size": %d' % (len(child) - 1))
+    await fetched(store, child, b"x", b"{}", root=root, media_type=INDEX)
+    with pytest.raises(InvalidManifest, match=f"{len(child)} bytes instead of {len(child) - 1}"):
+        export_images(store, [IMAGE], str(tmp_path / "out.tar"))
+    assert not (tmp_path / "out.tar").exists()
+
+
+async def test_one_manifest_many_times(store: Store, tmp_path: Path) -> None:
+    """It is followed once, however often and wherever it is listed."""
+    made = HandMade()
+    raw = made.manifest(b"x")
+    for _ in range(6):
+        children = [describe(json.loads(raw)["mediaType"], raw)] * 2_000
+        raw = made.blob(json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": children}).encode())
+    made.list(raw)
+    source = made.write(tmp_path / "made")
+    imported = await bring(store, source)
+    assert (len(imported.manifests), len(imported.blobs)) == (7, 2)
 
 
 async def test_what_isnt_in_the_store(store: Store, tmp_path: Path) -> None:
@@ -321,6 +344,8 @@ async def test_one_more_image(store: Store, tmp_path: Path) -> None:
     export_images(store, [one], str(out))
     before = {path: path.stat().st_mtime_ns for path in (out / "blobs").rglob("*") if path.is_file()}
     (exported,) = export_images(store, [two], str(out))
+    export_images(store, [one], str(out))
+    export_images(store, [two], str(out))
     assert [entry["annotations"][REF_NAME] for entry in listed(out)] == ["v1", "v2"]
     assert exported.name == "v2"
     assert {path: path.stat().st_mtime_ns for path in before} == before

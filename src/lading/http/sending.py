@@ -34,12 +34,14 @@ class SourceFailed(Exception):
 class Sending:
     """One attempt to send a stream. While ``timer`` runs, it ends the attempt if the other side stalls.
 
-    ``failure`` is why the stream ended early, if it did; ``is_begun`` tells whether it was opened.
+    ``failure`` is why the stream ended early, if it did; ``is_begun`` tells whether it was opened, ``is_done`` whether
+    all of it was handed over.
     """
 
     def __init__(self, request: Request, stream: Stream, timeouts: Timeouts) -> None:
         self.failure: Exception | None = None
         self.is_begun = False
+        self.is_done = False
         self.timer: asyncio.Timeout | None = None
         self._what = f"{request.method} {redact_url(request.url)}"
         self._stream = stream
@@ -71,6 +73,7 @@ class Sending:
                 self.failure = error
                 raise SourceFailed from None
         if not self._rest:
+            self.is_done = True
             self._allow(self.answer_seconds)
             raise StopAsyncIteration
         piece, self._rest = self._rest[:_PIECE], self._rest[_PIECE:]

@@ -235,6 +235,9 @@ class AiohttpResponse:
             # What it takes to think of an answer says nothing about what it may take to send one.
             response.connection.protocol.read_timeout = finite(timeouts.stall)
             response.connection.protocol.start_timeout()
+            if sending is not None and not sending.is_done:
+                # Whatever is sent next on this connection would be taken for the rest.
+                response.connection.protocol.force_close()
 
     def refuse_encoded(self) -> None:
         """Raise ProtocolError if the body isn't the bytes themselves (RFC 9110, section 8.4)."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from lading.errors import ProtocolError, TransportError
 from lading.redact import redact_url
@@ -47,17 +47,28 @@ class Origin(NamedTuple):
 @lru_cache(maxsize=512)
 def _origin(url: str) -> Origin:
     # Each ring that a request passes asks again.
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ProtocolError(f"not a URL: {url}") from error
+    parts = _split(url)
+    if parts is None:
+        raise ProtocolError(f"not a URL: {_shown(url)}")
     default = _DEFAULT_PORTS.get(parts.scheme)
     if default is None or not parts.hostname:
-        raise ProtocolError(f"not an http(s) URL: {url}")
+        raise ProtocolError(f"not an http(s) URL: {_shown(url)}")
     if parts.username is not None or parts.password is not None:
-        raise ProtocolError(f"a URL with user information is refused: {url}")
-    return Origin(parts.scheme, parts.hostname, default if port is None else port)
+        raise ProtocolError(f"a URL with user information is refused: {_shown(url)}")
+    return Origin(parts.scheme, parts.hostname, default if parts.port is None else parts.port)
+
+
+def _split(url: str) -> SplitResult | None:
+    # Nothing is raised from the ValueError: its text may be a part of the URL that is nobody's business.
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        return parts if parts.port is None or parts.port >= 0 else None
+    return None
+
+
+def _shown(url: str) -> str:
+    """Give what may be shown of something that isn't the URL that it should be: no rule tells where a secret ends."""
+    return "…" if "@" in url and "://" not in url else redact_url(url)
 
 
 def join_url(url: str, target: str) -> str:
@@ -68,10 +79,11 @@ def join_url(url: str, target: str) -> str:
     """
     if not target.isascii() or not target.isprintable() or " " in target or "\\" in target:
         raise ProtocolError(f"{redact_url(url)}: it leads to something that isn't a URL")
-    try:
+    joined = ""
+    with contextlib.suppress(ValueError):  # like above
         joined = urljoin(url, target).partition("#")[0]
-    except ValueError as error:
-        raise ProtocolError(f"{redact_url(url)}: it leads to something that isn't a URL") from error
+    if not joined:
+        raise ProtocolError(f"{redact_url(url)}: it leads to something that isn't a URL")
     Origin.of(joined)
     return joined
 

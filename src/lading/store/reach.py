@@ -50,11 +50,10 @@ def reach(root: Descriptor, read: Read) -> Reached:
         InvalidManifest: something on the way isn't a manifest, or there is too much of it.
     """
     reached = Reached()
+    known = {root.digest: root}
     waiting = deque([(root, 0)])
     while waiting:
         descriptor, depth = waiting.popleft()
-        if _is_known(descriptor, reached.manifests) or _is_known(descriptor, reached.missing):
-            continue
         document = read_document(descriptor, read)
         if document is None:
             reached.missing[descriptor.digest] = descriptor
@@ -63,13 +62,13 @@ def reach(root: Descriptor, read: Read) -> Reached:
         below = document.manifests if isinstance(document, Index) else (document.config, *document.layers)
         reached.links.update(dict.fromkeys((descriptor.digest, child.digest) for child in below))
         for child in below:
-            if isinstance(document, Index) and child.media_type in MANIFESTS | INDEXES:
+            if not isinstance(document, Index) or child.media_type not in MANIFESTS | INDEXES:
+                _is_new(child, reached.blobs)
+            elif _is_new(child, known):
                 waiting.append((child, depth + 1))
-            elif not _is_known(child, reached.blobs):
-                reached.blobs[child.digest] = child
         for count, limit, what in (
             (depth, _DEPTH_LIMIT, "indexes within each other"),
-            (len(reached.manifests) + len(reached.missing) + len(waiting), _MANIFESTS_LIMIT, "manifests"),
+            (len(known), _MANIFESTS_LIMIT, "manifests"),
             (len(reached.blobs), _BLOBS_LIMIT, "blobs"),
         ):
             if count > limit:
@@ -110,8 +109,9 @@ def read_document(descriptor: Descriptor, read: Read) -> Manifest | Index | None
         raise InvalidManifest(f"{descriptor.digest}: {error.message}") from error
 
 
-def _is_known(descriptor: Descriptor, known: dict[Digest, Descriptor]) -> bool:
-    found = known.get(descriptor.digest)
-    if found is not None and found.size != descriptor.size:
+def _is_new(descriptor: Descriptor, known: dict[Digest, Descriptor]) -> bool:
+    """Tell whether a descriptor isn't ``known``, and make it so."""
+    found = known.setdefault(descriptor.digest, descriptor)
+    if found.size != descriptor.size:
         raise InvalidManifest(f"{descriptor.digest} can't have both {found.size} and {descriptor.size} bytes")
-    return found is not None
+    return found is descriptor
