@@ -35,13 +35,16 @@ from lading.auth.credentials import (
 from lading.auth.keeping import DockerConfigWriter
 from lading.errors import LadingError
 from lading.http.proxy import Proxy, ProxyRules, Router
+from lading.http.session import AiohttpResponse, AiohttpTransport
 from lading.http.timeouts import Timeouts
+from lading.http.transport import Request
 
 YAML = b"agents: {root: {}}\n"
 MINE = YAML + b"# mine\n"
 BLOB = "sha256:" + hashlib.sha256(YAML).hexdigest()
 BOB = Credential("bob", "not planted")
 SMALL_PATIENCE = Retry(attempts=2, first_delay=0.001, longest_pause=0.001)
+_SNAPSHOTS = 20
 HURRY = Timeouts(connect=0.2, first_byte=0.5, stall=0.5)
 
 # How a server may go wrong. {query} is one that is as secret as the one that was asked for.
@@ -95,6 +98,20 @@ class Desk:
                 continue  # what a caller gives as text, a caller shows
             self.watcher.look(f"repr of {type(one).__name__}", f"{one!r} {one}")
 
+    def watch_objects(self) -> None:
+        """From now on, show everything of lading's that is there when a request is under way, the first few times."""
+        send, left = AiohttpTransport.send, [_SNAPSHOTS]
+
+        async def watched(transport: AiohttpTransport, request: Request) -> AiohttpResponse:
+            self.show(request)
+            response = await send(transport, request)
+            if left[0]:
+                left[0] -= 1
+                self.show(*filter(_is_ladings, gc.get_objects()))
+            return response
+
+        self.monkeypatch.setattr(AiohttpTransport, "send", watched)
+
     @asynccontextmanager
     async def client(self, credentials: Credentials | None = None, **options: object) -> AsyncIterator[Client]:
         store = LocalStore(self.directory / "store")
@@ -130,6 +147,11 @@ class Desk:
         await self.fail(_all(client.tags(ref)))
         await self.fail(client.delete(ref))
         await self.fail(client.verify_login(registry, login))
+
+
+def _is_ladings(one: object) -> bool:
+    module = str(type(one).__module__)
+    return module.startswith("lading.") and not module.startswith("lading.testing")
 
 
 async def _all(names: AsyncIterator[str]) -> list[str]:
@@ -747,7 +769,9 @@ async def test_a_secret_is_used_and_never_shown(
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     before = len(watcher.leaks)
-    await FLOWS[place](Desk(tmp_path, watcher, place, monkeypatch))
+    desk = Desk(tmp_path, watcher, place, monkeypatch)
+    desk.watch_objects()
+    await FLOWS[place](desk)
     assert place in watcher.played
     gc.collect()  # what is in a cycle is looked at when it is collected
     watcher.look_at_the_living()

@@ -154,6 +154,7 @@ async def test_what_the_source_raises_is_raised(transport: AiohttpTransport, err
 async def test_a_redirect_opens_it_again(transport: AiohttpTransport) -> None:
     async def handler(request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/":
+            await request.read()
             return web.Response(status=307, headers={"Location": "/there"})
         return await taker.take(request)
 
