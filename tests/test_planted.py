@@ -638,8 +638,6 @@ async def the_challenges_description(desk: Desk) -> None:
     parts = [
         'Bearer realm="{url}/token",error="invalid_token",error_description="{secret}"',
         'Basic realm="{secret}"',
-        'Bearer realm="{url}/token",scope="{secret}"',
-        'Bearer realm="{url}/token",service="{secret}"',
         'Bearer realm="{url}/token",error_description="{secret}',
         'Bearer error_description="{secret}",error_description="{secret}"',
         "Bearer {secret}",

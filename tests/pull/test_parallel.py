@@ -153,10 +153,11 @@ async def test_where_each_connection_is_limited_several_are_faster(
 ) -> None:
     content = content_of(48 * MIB)
     limited.faults.clear()
-    limited.faults.add(Bandwidth(8 * MIB), on="GET blob", times=None)
+    limited.faults.add(Bandwidth(4 * MIB), on="GET blob", times=None)
     limited.add_blob(REPOSITORY, content)
     descriptor = described(content)
     monkeypatch.setattr(parallel, "PIECE", MIB)
+    monkeypatch.setattr(parallel, "_WINDOW_SECONDS", 0.3)
     monkeypatch.setattr(parallel, "_GAIN", GAIN)
     store = LocalStore(tmp_path / "several")
     most = at_once(limited)
@@ -169,9 +170,9 @@ async def test_where_each_connection_is_limited_several_are_faster(
     assert limited.bytes_sent <= 1.05 * len(content) + BUFFERS
     sent = limited.bytes_sent
 
-    alone = len(content) / (8 * MIB)
+    alone = len(content) / (4 * MIB)
     measured(
-        "48 MiB at 8 MiB/s a connection",
+        "48 MiB at 4 MiB/s a connection",
         f"{several:.2f} s, one alone takes {alone:.2f} s ({alone / several:.1f} times as fast), "
         f"{most()} connections, {limited.count('GET blob')} requests, {sent - len(content)} bytes sent in vain",
     )

@@ -42,7 +42,7 @@ class TokenServer:
     """
 
     registry: Origin
-    realm: str
+    realm: str = field(repr=False)
     service: str
     site: Site | None = field(default=None, compare=False, repr=False)
 

@@ -178,6 +178,9 @@ class Request:
     attempts: Attempts | None = field(default=None, compare=False, repr=False)
     is_repeatable: bool = False
 
+    def __repr__(self) -> str:
+        return f"Request({self.method} {redact_url(self.url)} of {self.registry or 'nobody'})"
+
 
 class Response(Protocol):
     """The head of an answer, and its body while it is open. ``url`` is what really answered."""

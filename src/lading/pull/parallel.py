@@ -38,6 +38,9 @@ _PATIENCE_SECONDS = 1.0
 _WINDOW_SECONDS = 0.5
 """How long the rate is measured after that."""
 
+_WINDOWS = 4
+"""How often it is measured at most until more comes: a connection is slow at first."""
+
 _GAIN = 1.2
 """How much more has to come for more connections to be worth it."""
 
@@ -165,7 +168,7 @@ class Pieces:
         """Find out whether another connection brings more, and again with twice as many."""
         helpers = self._helpers
         assert helpers is not None
-        before = await self._rate(self._mark())
+        before = await self._rate(self._came, time.monotonic())
         tail = _Piece((self._descriptor.size - PIECE) // PIECE * PIECE, self._descriptor.size)
         if tail.position - self._position < (_WORTH - 1) * PIECE:
             return
@@ -174,11 +177,8 @@ class Pieces:
         await answered.wait()
         if not self.are_begun:
             return
-        connections, mark = 2, self._mark()
-        rate = await self._rate(mark, ended)
-        while rate < _GAIN * before and not ended.is_set():  # a connection is slow at first
-            rate = await self._rate(mark, ended)
-        while rate >= _GAIN * before and connections < CONNECTIONS:
+        connections = 2
+        while connections < CONNECTIONS and (rate := await self._gain(before, ended)) is not None:
             if connections == 2:
                 # The first connection ends at the next piece, and those from there on are handed out.
                 self._stop = self.end
@@ -189,16 +189,24 @@ class Pieces:
                 helpers.start_soon(self._work)
             if not self._has_more:
                 return
-            before, rate = rate, await self._rate(self._mark())
+            before, ended = rate, anyio.Event()
 
-    def _mark(self) -> tuple[int, float]:
-        return self._came, time.monotonic()
+    async def _gain(self, before: float, ended: anyio.Event) -> float | None:
+        """Give how many bytes a second come now, None if that isn't worth it; something may end meanwhile."""
+        came, began = self._came, time.monotonic()
+        for _ in range(_WINDOWS):
+            rate = await self._rate(came, began, ended)
+            if rate >= _GAIN * before:
+                return rate
+            if ended.is_set():
+                break
+        return None
 
-    async def _rate(self, since: tuple[int, float], ended: anyio.Event | None = None) -> float:
-        """Wait for the end of a window, or of something else, and give how many bytes a second came since a mark."""
+    async def _rate(self, came: int, began: float, ended: anyio.Event | None = None) -> float:
+        """Wait for the end of a window, or of something else, and give how many bytes a second came since then."""
         with anyio.move_on_after(_WINDOW_SECONDS):
             await (ended or anyio.Event()).wait()
-        return (self._came - since[0]) / max(time.monotonic() - since[1], 0.001)
+        return (self._came - came) / max(time.monotonic() - began, 0.001)
 
     async def _bring_tail(self, tail: _Piece, answered: anyio.Event, ended: anyio.Event) -> None:
         """Ask for the last piece, and if it comes, let the first connection end there."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from lading.errors import LadingError, ProtocolError, RegistryError
@@ -33,7 +33,7 @@ _LENGTH = re.compile("[0-9]{1,18}", re.ASCII)
 class Begun:
     """An upload that was opened at a URL. ``minimum`` is how many bytes a chunk has at least, 0: nothing was said."""
 
-    location: str
+    location: str = field(repr=False)
     minimum: int = 0
 
 
