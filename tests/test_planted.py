@@ -11,7 +11,12 @@ import base64
 import gc
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import logging
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,7 +38,8 @@ from lading.auth.credentials import (
     default_credentials,
 )
 from lading.auth.keeping import DockerConfigWriter
-from lading.errors import LadingError
+from lading.errors import LadingError, NotFound, RateLimited
+from lading.events import RequestSent, Retrying
 from lading.http.proxy import Proxy, ProxyRules, Router
 from lading.http.session import AiohttpResponse, AiohttpTransport
 from lading.http.timeouts import Timeouts
@@ -450,7 +456,7 @@ async def through_a_proxy(desk: Desk, user: str, password: str) -> None:
             proxy.answer = registry.answer if reply is None else partial(_always, reply)
             async with desk.client(hosts=hosts, proxy=url) as client:
                 await desk.everything(client, "registry.test")
-                await desk.everything(client, "tls.test")
+                await desk.fail(client.pull_agent("tls.test/acme/triage"))
         desk.play(proxy.received)
         desk.show(Proxy(proxy.url, user, password), ProxyRules.of(url), Router(ProxyRules.of(url)))
     for broken in (
@@ -774,3 +780,152 @@ async def test_a_secret_is_used_and_never_shown(
     gc.collect()  # what is in a cycle is looked at when it is collected
     watcher.look_at_the_living()
     assert [str(leak) for leak in watcher.leaks[before:]] == []
+
+
+# That the watch would find one
+
+
+SOMETHING = "Jv8unplantedQm"
+"""The mark of a watch of its own, so that what is leaked here on purpose doesn't fail the run."""
+
+
+@pytest.fixture
+def other() -> Iterator[Watcher]:
+    watcher = Watcher(SOMETHING)
+    watcher.start()
+    yield watcher
+    watcher.stop()
+
+
+def _with_cause(error: LadingError, cause: BaseException) -> LadingError:
+    error.__cause__ = cause
+    return error
+
+
+def _with_context(error: LadingError, context: BaseException) -> LadingError:
+    error.__context__ = context
+    return error
+
+
+def _log_exception(logger: logging.Logger) -> None:
+    try:
+        raise ValueError(SOMETHING)
+    except ValueError:
+        logger.debug("failed", exc_info=True)
+
+
+quiet = logging.getLogger("planted.quiet")
+quiet.propagate = False
+quiet.setLevel(logging.CRITICAL)
+
+ENCODED = [base64.b64encode(f"{user}:{SOMETHING}".encode()).decode() for user in ("a", "ab", "abc")]
+LEAKS: Mapping[str, Callable[[], object]] = {
+    "a log line": lambda: logging.getLogger("lading.http").warning("got %s", SOMETHING),
+    "at DEBUG": lambda: logging.getLogger("aiohttp.client").debug(SOMETHING),
+    "below DEBUG": lambda: logging.getLogger("asyncio").log(1, SOMETHING),
+    "by a logger that is off": lambda: quiet.debug(SOMETHING),
+    "in an argument that isn't shown": lambda: quiet.debug("%.1s", SOMETHING),
+    "in a traceback": lambda: _log_exception(quiet),
+    "in base64": lambda: quiet.debug(ENCODED[0]),
+    "in base64, further on": lambda: quiet.debug(ENCODED[1]),
+    "in base64, further still": lambda: quiet.debug(ENCODED[2]),
+    "in an error": lambda: LadingError(f"got {SOMETHING}"),
+    "in a hint": lambda: LadingError("", hint=SOMETHING),
+    "in a field": lambda: RateLimited(url=f"https://x.test/{SOMETHING}"),
+    "in a code": lambda: NotFound(codes=[SOMETHING]),
+    "in a field that was added": lambda: setattr(LadingError("no"), "more", [SOMETHING]),
+    "in a cause": lambda: _with_cause(LadingError("no"), ValueError(SOMETHING)),
+    "in a context": lambda: _with_context(LadingError("no"), OSError(1, SOMETHING)),
+    "in the cause of a cause": lambda: _with_cause(LadingError(), _with_cause(LadingError(), KeyError(SOMETHING))),
+    "in a group": lambda: _with_cause(LadingError(), ExceptionGroup("two", [ValueError(), ValueError(SOMETHING)])),
+    "in an event": lambda: RequestSent("GET", f"https://x.test/{SOMETHING}", 200, 0.1),
+    "in another event": lambda: Retrying("GET", "https://x.test/", SOMETHING, 1, 0.1),
+}
+
+
+@pytest.mark.parametrize("where", LEAKS)
+def test_a_leak_is_found(where: str, other: Watcher) -> None:
+    LEAKS[where]()
+    gc.collect()
+    assert other.leaks
+    assert "test_a_leak_is_found" in str(other.leaks[0])
+
+
+def test_what_is_harmless_is_not(other: Watcher) -> None:
+    quiet.debug("got %s", SOMETHING[:-1])
+    logging.getLogger("lading.http").warning("%d", 1)
+    with suppress(LadingError):
+        raise LadingError("no") from ValueError(SOMETHING[1:])
+    RequestSent("GET", "https://x.test/", 200, 0.1)
+    LadingError("a URL", hint=f"https://x.test/?{SOMETHING}")
+    gc.collect()
+    assert other.leaks == []
+    assert (other.lines, other.errors, other.told) == (2, 2, 1)
+
+
+def test_a_living_error_is_looked_at_in_the_end(other: Watcher) -> None:
+    error = LadingError(SOMETHING)
+    assert other.leaks == []
+    other.look_at_the_living()
+    assert len(other.leaks) == 1
+    del error
+
+
+def test_watching_changes_nothing(other: Watcher, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("planted.loud")
+    logger.debug("1")
+    logger.info("2")
+    logger.warning("3")
+    quiet.warning("4")
+    assert [record.message for record in caplog.records] == ["3"]
+    with caplog.at_level(logging.DEBUG):
+        logger.debug("5")
+    logging.disable(logging.WARNING)
+    logger.warning("6")
+    logging.disable(logging.NOTSET)
+    logger.debug("7")
+    assert [record.message for record in caplog.records] == ["3", "5"]
+    assert caplog.records[0].funcName == "test_watching_changes_nothing"
+    assert (logger.level, logger.getEffectiveLevel()) == (logging.NOTSET, logging.getLogger().level)
+    assert other.lines == 7
+    # An error lives as long as without.
+    error = LadingError("no")
+    again, gone = error.again(), weakref.ref(error)
+    assert (str(again), again.__cause__) == ("no", error)
+    del error, again
+    assert gone() is None
+
+
+def test_everything_is_put_back() -> None:
+    before = [dict(vars(owner)) for owner in (logging.Logger, LadingError, RequestSent)]
+    watcher = Watcher(SOMETHING)
+    watcher.start()
+    assert [dict(vars(owner)) for owner in (logging.Logger, LadingError, RequestSent)] != before
+    watcher.stop()
+    assert [dict(vars(owner)) for owner in (logging.Logger, LadingError, RequestSent)] == before
+
+
+@pytest.mark.parametrize(
+    ("leak", "status"),
+    [
+        ("pass", 0),
+        ("logging.getLogger('x').debug('got %s', planted.SECRETS['password'])", 1),
+        ("kept.append(LadingError('no', hint=planted.SECRETS['proxy user']))", 1),
+        ("RequestSent('GET', planted.SECRETS['Link query'], 200, 0.1)", 1),
+    ],
+)
+def test_a_run_with_a_leak_fails_though_every_test_of_it_passes(leak: str, status: int, tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(
+        "import planted\ndef pytest_configure(config):\n    config.pluginmanager.register(planted.WatchedRun())\n"
+    )
+    (tmp_path / "test_it.py").write_text(
+        "import logging, planted\nfrom lading.errors import LadingError\nfrom lading.events import RequestSent\n"
+        f"kept = []\ndef test_it():\n    {leak}\n"
+    )
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert "1 passed" in done.stdout
+    assert done.returncode == status, done.stdout
+    assert ("planted secrets were seen" in done.stdout) is bool(status)

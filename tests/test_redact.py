@@ -87,6 +87,25 @@ def test_each_url_in_a_text_loses_its_secrets(text: str, shown: str) -> None:
     assert redact(text) == shown
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("got Authorization: Basic YWRhOmh1bnRlcjI=, no", "got Authorization: Basic …, no"),
+        ('{"authorization": "Bearer hunter2hunter2"}', '{"authorization": "Bearer …"}'),
+        ('{\\"Authorization\\": \\"Bearer hunter2hunter2\\"}', '{\\"Authorization\\": \\"Bearer …\\"}'),
+        ("BEARER=hunterhunterhunterhunter", "BEARER=…"),
+        ("basic aHVudGVy", "basic …"),
+        ("token eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2ln is over", "token … is over"),
+        ("Basic authentication is required", "Basic authentication is required"),
+        ("Bearer Authentication, please", "Bearer Authentication, please"),
+        ("a bearer token is missing", "a bearer token is missing"),
+        ("basically something2different", "basically something2different"),
+    ],
+)
+def test_a_proof_that_somebody_repeats_isnt_shown(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
 @pytest.mark.parametrize("position", range(4050, 4110, 3))
 def test_a_url_at_the_end_of_what_is_looked_at_shows_no_password(position: int) -> None:
     text = ("https://h/?" + "q" * 1000 + " ") * 4
@@ -108,8 +127,18 @@ def test_a_planted_secret_is_never_shown(secret: str, url: str, before: str, aft
 
 @pytest.mark.parametrize(
     "text",
-    ["a" * 10_000_000, "a:" * 5_000_000, "://" * 3_000_000, "a://" * 2_000_000, "a://@" * 2_000_000, "+" * 10_000_000],
-    ids=["letters", "colons", "marks", "schemes", "user information", "plus"],
+    [
+        "bearer " * 1_000_000,
+        "bearer " + "a" * 10_000_000,
+        "eyJ" * 3_000_000,
+        "a" * 10_000_000,
+        "a:" * 5_000_000,
+        "://" * 3_000_000,
+        "a://" * 2_000_000,
+        "a://@" * 2_000_000,
+        "+" * 10_000_000,
+    ],
+    ids=["proofs", "a proof", "web tokens", "letters", "colons", "marks", "schemes", "user information", "plus"],
 )
 def test_hostile_text_takes_no_time(text: str) -> None:
     started = time.perf_counter()

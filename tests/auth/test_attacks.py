@@ -865,15 +865,15 @@ async def test_a_mirrors_header_stays_at_the_mirror(measured: Report) -> None:
 
 
 LOOK_ALIKES = [
-    "evil-ghcr.test",
-    "ghcr.test.evil.test",
-    "ghcr.test:8443",
-    "ghcr.test:443",
-    "sub.ghcr.test",
-    "ghcr.tes",
-    "ghcr.testt",
-    "ghcr-test",
-    "xn--ghcr-test.test",
+    "evil-ghcr.io",
+    "ghcr.io.evil.example",
+    "ghcr.io:8443",
+    "ghcr.io:443",
+    "sub.ghcr.io",
+    "ghcr.i",
+    "ghcr.ioo",
+    "ghcr-io",
+    "xn--ghcr-io.example",
 ]
 
 HELPER = """#!/bin/sh
@@ -884,13 +884,13 @@ echo '{"ServerURL":"x","Username":"ada","Secret":"%s"}'
 
 
 def helper(directory: Path) -> tuple[DockerConfig, Path]:
-    """A login of ghcr.test by a helper, and one of its own in the same file; and what the helper is asked for."""
+    """A login of ghcr.io by a helper, and one of its own in the same file; and what the helper is asked for."""
     program = directory / "docker-credential-cloud"
     program.write_text(HELPER % PASSWORD)
     program.chmod(0o700)
     config = directory / "config.json"
     written = {"auth": base64.b64encode(f"ada:{PASSWORD}".encode()).decode()}
-    config.write_text(json.dumps({"credHelpers": {"ghcr.test": "cloud"}, "auths": {"https://ghcr.test/v2/": written}}))
+    config.write_text(json.dumps({"credHelpers": {"ghcr.io": "cloud"}, "auths": {"https://ghcr.io/v2/": written}}))
     env = {"PATH": f"{directory}:/usr/bin:/bin", "HOME": str(directory)}
     return DockerConfig([config], env), Path(f"{program}.asked")
 
@@ -919,18 +919,18 @@ async def test_a_look_alike_runs_no_helper_and_gets_no_login(
     assert not asked.exists()
     if login == "access token":
         first = f"{internet.requests[0].method} {urlsplit(internet.requests[0].target).path}"
-        measured(f"attack: the look-alike {host} of ghcr.test", f"{first}, no Authorization, and no helper was run")
+        measured(f"attack: the look-alike {host} of ghcr.io", f"{first}, no Authorization, and no helper was run")
 
 
 async def test_the_real_one_runs_it(tmp_path: Path) -> None:
     credentials, asked = helper(tmp_path)
     async with Internet() as internet:
         registry = Registry()
-        internet.hosts["ghcr.test"] = registry.answer
-        hosts = HostsConfig({"ghcr.test": Host("http://ghcr.test")})
+        internet.hosts["ghcr.io"] = registry.answer
+        hosts = HostsConfig({"ghcr.io": Host("http://ghcr.io")})
         async with connected(credentials, hosts=hosts, proxy=internet.proxy) as client:
-            assert await pull(client, "ghcr.test") == YAML
-    assert asked.read_text() == "ghcr.test\n"
+            assert await pull(client, "ghcr.io") == YAML
+    assert asked.read_text() == "ghcr.io\n"
 
 
 # Logging in
