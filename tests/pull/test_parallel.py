@@ -36,6 +36,7 @@ from lading.testing.faults import (
     Bandwidth,
     Close,
     ContentRange,
+    Drip,
     ETagChanged,
     Fault,
     RangeIgnored,
@@ -267,6 +268,37 @@ async def test_a_blob_that_is_there_before_the_trial_ends(
     assert asyncio.all_tasks() <= before
 
 
+async def test_a_trial_that_is_answered_too_late(
+    registry: EmbeddedRegistry, repository: Repository, local: LocalStore
+) -> None:
+    """The first connection is within the last piece by then, and brings the rest of it, too."""
+    content = content_of(2 * MIB)
+    registry.add_blob(REPOSITORY, content)
+    registry.faults.add(Drip(chunk=16 * KIB, seconds=0.005), on="GET blob", times=None)
+
+    async def hold(request: web.Request, record: RecordedRequest) -> None:
+        while "Range" in record.headers and registry.requests[0].bytes_sent < len(content) - PIECE // 2:  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+
+    registry.intercept = hold
+    assert await fetch_blob(repository, described(content), local) == len(content)
+    assert await kept(local, repository, described(content)) == content
+    assert ranges(registry) == [None, f"bytes={len(content) - PIECE}-{len(content) - 1}"]
+
+
+async def test_who_ignored_a_range_isnt_tried(
+    limited: EmbeddedRegistry, repository: Repository, local: LocalStore
+) -> None:
+    content = content_of(4 * MIB)
+    limited.add_blob(REPOSITORY, content)
+    async with local.ingest(described(content)) as ingest:
+        await ingest.write(content[: 2 * MIB])
+    limited.faults.add(RangeIgnored(), on="GET blob")
+    await fetch_blob(repository, described(content), local)
+    assert await kept(local, repository, described(content)) == content
+    assert ranges(limited) == [f"bytes={2 * MIB}-"]
+
+
 # Faults in the middle.
 
 
@@ -282,6 +314,7 @@ async def test_a_piece_that_fails_is_fetched_again(
     assert await kept(local, repository, described(content)) == content
     assert fault in [one.fault for one in limited.faults.applied]
     assert limited.bytes_sent <= 1.05 * SIZE + BUFFERS
+    assert ranges(limited).count(None) == 1, "nothing began anew"
 
 
 @pytest.mark.parametrize("fault", [Status(403), Status(404), RangeIgnored(), Unsatisfiable()], ids=repr)
@@ -296,6 +329,7 @@ async def test_who_is_refused_leaves_its_pieces_to_the_others(
     await fetch_blob(repository, described(content), local)
     assert await kept(local, repository, described(content)) == content
     assert [one.fault for one in limited.faults.applied].count(fault) == 2
+    assert ranges(limited).count(None) == 1, "nothing began anew"
 
 
 @pytest.mark.parametrize("end", [Reset, Close])
