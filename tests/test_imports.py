@@ -33,10 +33,10 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"registry"}),
     frozenset({"flight"}),
     frozenset({"pull", "push"}),
-    frozenset({"arguments", "client", "network", "diagnose"}),
+    frozenset({"arguments", "client", "diagnose", "home", "network", "rooms"}),
     frozenset({"cli", "testing"}),
 )
-BESIDE = {("errors", "redact"), ("client", "network"), ("client", "arguments")}
+BESIDE = {("errors", "redact"), ("client", "rooms"), ("rooms", "network"), ("client", "arguments"), ("client", "home")}
 STRANGERS = {("http", "store"), ("auth", "store"), ("registry", "store")}
 """Lower, and yet not to be known: what a registry said and what is kept meet in ``pull``, ``push`` and ``client``."""
 
@@ -63,7 +63,7 @@ OWNERS = {
 }
 
 ENVIRONMENT = {
-    "lading.client",
+    "lading.home",
     "lading.auth.credentials",
     "lading.auth.helpers",
     "lading.http.proxy",
@@ -248,7 +248,7 @@ SNIPPETS = [
     ("lading.pull.agent", "from lading.pull.policy import before", False),
     ("lading.pull.agent", "import json, typing", False),
     ("lading.network", "from lading import __version__", False),
-    ("lading.client", "from lading.network import Network", False),
+    ("lading.rooms", "from lading.network import Network", False),
     ("lading.errors", "from lading.redact import redact", False),
     ("lading.push.agent", "from lading.store.store import Store", False),
     ("lading.registry.upload", "from lading.http.redirect import redirect_target", False),

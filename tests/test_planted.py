@@ -125,7 +125,7 @@ class Desk:
         given = {"proxy": None, "hosts": HostsConfig(), "retry": SMALL_PATIENCE, "timeouts": HURRY, **options}
         async with Client(store, credentials=known, events=self.told.append, **given) as client:  # type: ignore[arg-type]
             yield client
-            network = client._network
+            network = client._rooms._network
             self.show(client, known, store, *given.values())
             if network is not None:
                 auth = vars(vars(vars(network)["_transport"])["_inner"])["_inner"]

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, cast
 
 from lading.errors import InvalidDocument
 from lading.oci.reference import Reference
+from lading.pull.policy import FALLBACKS, Fallback
 from lading.store.store import Store
 
 if TYPE_CHECKING:
     from lading.oci.platform import Platform
+    from lading.pull.lockfile import Lockfile
 
 
 def given_store(store: object) -> Store:
@@ -37,6 +39,18 @@ def to_seconds(name: str, value: float | None) -> float | None:
     if value is not None and not value >= 0:
         raise ValueError(f"{name} must be a number of seconds from 0, not {value!r}")
     return value
+
+
+def to_fallback(value: Fallback) -> Fallback:
+    if value not in FALLBACKS:
+        raise ValueError(f"fallback must be one of {', '.join(FALLBACKS)}, not {value!r}")
+    return value
+
+
+def read_lock(given: Lockfile | str | os.PathLike[str] | None) -> Lockfile | None:
+    from lading.pull.lockfile import Lockfile
+
+    return Lockfile.read(given) if isinstance(given, str | os.PathLike) else given
 
 
 async def read_source(source: bytes | str | os.PathLike[str], reference: Reference) -> tuple[bytes, str]:

@@ -10,16 +10,18 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lading.arguments import given_store, read_source, to_platforms, to_reference, to_seconds
-from lading.errors import LadingError, Offline, StoreError
+from lading.arguments import given_store, read_lock, read_source, to_fallback, to_platforms, to_reference, to_seconds
 from lading.events import Listener
+from lading.home import open_store
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.pull.lookup import cached
-from lading.pull.policy import FALLBACKS, Fallback
+from lading.pull.policy import Fallback
+from lading.rooms import Rooms
 from lading.store.store import Store
 
 if TYPE_CHECKING:
@@ -28,14 +30,14 @@ if TYPE_CHECKING:
     from lading.http.hosts import HostsConfig
     from lading.http.retry import Retry
     from lading.http.timeouts import Timeouts
-    from lading.network import Network
     from lading.oci.descriptor import Descriptor
     from lading.oci.manifest import Index, Manifest
     from lading.oci.platform import Platform
     from lading.pull.artifact import Artifact
+    from lading.pull.lockfile import Lockfile
+    from lading.pull.prefetch import Prefetch, References
     from lading.push.agent import Pushed
     from lading.push.artifact import Delivered
-    from lading.store.local import LocalStore
 
     _Platforms = str | Platform | Sequence[str | Platform] | None
 
@@ -81,19 +83,22 @@ class Client:
     ) -> None:
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
-        self._own_store = _open_directory(store) if store is None or isinstance(store, str | os.PathLike) else None
-        self._store: Store = self._own_store if self._own_store is not None else given_store(store)
-        self._hosts = hosts
-        self._credentials = credentials
-        self._proxy = proxy
-        self._retry = retry
-        self._timeouts = timeouts
-        self._offline = offline
-        self._concurrency = concurrency
-        self._events = events
-        self._user_agent = user_agent
-        self._network: Network | None = None
-        self._closed = False
+        own_store = open_store(store) if store is None or isinstance(store, str | os.PathLike) else None
+        self._rooms = Rooms(
+            own_store if own_store is not None else given_store(store),
+            own_store,
+            {
+                "hosts": hosts,
+                "credentials": credentials,
+                "proxy": proxy,
+                "retry": retry,
+                "timeouts": timeouts,
+                "offline": offline,
+                "concurrency": concurrency,
+                "events": events,
+                "user_agent": user_agent,
+            },
+        )
 
     def cached(self, ref: str | Reference, max_age: float | None = None) -> Agent | None:
         """Give an agent that needs no network, or ``None``: synchronous, needs no event loop.
@@ -105,8 +110,8 @@ class Client:
             InvalidReference: ``ref`` isn't a reference.
             StoreError: the store can't be opened.
         """
-        self._check_open()
-        return cached(self._store, to_reference(ref), max_age=to_seconds("max_age", max_age), now=time.time())
+        self._rooms.check_open()
+        return cached(self._rooms.store, to_reference(ref), max_age=to_seconds("max_age", max_age), now=time.time())
 
     async def pull_agent(
         self,
@@ -138,15 +143,65 @@ class Client:
             StoreError: the store can't be read.
             Offline: the client is offline and the store doesn't have it.
         """
-        if fallback not in FALLBACKS:
-            raise ValueError(f"fallback must be one of {', '.join(FALLBACKS)}, not {fallback!r}")
-        return await self._open().agents.pull(
+        return await self._rooms.open().agents.pull(
             to_reference(ref),
             force=force,
             max_age=to_seconds("max_age", max_age),
             max_stale=to_seconds("max_stale", max_stale),
-            fallback=fallback,
+            fallback=to_fallback(fallback),
         )
+
+    def prefetch(
+        self,
+        refs: References,
+        concurrency: int = 32,
+        recursive: bool = False,
+        lock: Lockfile | str | os.PathLike[str] | None = None,
+        max_age: float | None = None,
+        fallback: Fallback = "any",
+    ) -> Prefetch:
+        """Pull many agents at once, and give each outcome as soon as it is there::
+
+            async for outcome in client.prefetch(["acme/triage:v3", "ghcr.io/acme/writer"]):
+                print(outcome.reference, outcome.error or outcome.agent.digest)
+
+        An outcome is an agent or an error; no failure stops the others. Duplicates are asked for once, and given once.
+        Leaving the loop ends what is under way; what is committed is kept.
+
+        Args:
+            refs: any iterable, also an asynchronous one; read as it is needed.
+            concurrency: how many pulls are under way at most, and how many outcomes wait to be taken.
+            recursive: the agents that agents name as well, a whole level at a time, 10 levels at most.
+            lock: pull what the lock file says, without asking what a tag stands for; what it doesn't cover is a
+                :class:`~lading.errors.LockMismatch`.
+            max_age, fallback: as for :meth:`pull_agent`.
+
+        Raises:
+            InvalidLockfile: ``lock`` can't be read.
+        """
+        from lading.pull.prefetch import Prefetch
+
+        pull = partial(self.pull_agent, max_age=to_seconds("max_age", max_age), fallback=to_fallback(fallback))
+        return Prefetch(refs, pull, self._rooms.open().flights, concurrency, recursive, read_lock(lock))
+
+    async def lock(self, refs: References, keep: Lockfile | None = None) -> Lockfile:
+        """Give the lock file of ``refs`` and all that their agents name; pulls them, strictly, into the store.
+
+        Args:
+            keep: what it covers stays locked to what it says.
+
+        Raises:
+            LadingError: one of them can't be had; the error's notes name the others that can't.
+        """
+        from lading.pull.locking import lock_outcomes
+        from lading.pull.prefetch import Prefetch
+
+        async def pull(reference: Reference) -> Agent:
+            kept = None if keep is None else keep.find(reference)
+            return await self.pull_agent(reference if kept is None else kept.pinned, fallback="never")
+
+        async with Prefetch(refs, pull, self._rooms.open().flights, recursive=True) as outcomes:
+            return await lock_outcomes(outcomes)
 
     async def pull(
         self,
@@ -175,7 +230,7 @@ class Client:
         """
         reference = to_reference(ref)
         platforms = None if all_platforms else to_platforms(platform)
-        return await self._online(f"pull {reference}").artifacts.pull(reference, force=force, platforms=platforms)
+        return await self._rooms.online(f"pull {reference}").artifacts.pull(reference, force=force, platforms=platforms)
 
     async def manifest(self, ref: str | Reference) -> Manifest | Index:
         """Give what ``ref`` stands for, parsed and verified; ``raw`` are its bytes.
@@ -186,7 +241,7 @@ class Client:
             Offline: the client is offline.
         """
         reference = to_reference(ref)
-        return await self._online(f"get the manifest of {reference}").artifacts.manifest(reference)
+        return await self._rooms.online(f"get the manifest of {reference}").artifacts.manifest(reference)
 
     @asynccontextmanager
     async def stream_blob(self, ref: str | Reference, digest: str | Digest) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -205,7 +260,7 @@ class Client:
         """
         reference = to_reference(ref)
         wanted = digest if isinstance(digest, Digest) else Digest.parse(digest)
-        repository = await self._online(f"stream {wanted} of {reference.name}").repository(reference)
+        repository = await self._rooms.online(f"stream {wanted} of {reference.name}").repository(reference)
         async with repository.open_blob(wanted) as chunks:
             yield chunks
 
@@ -232,7 +287,7 @@ class Client:
         """
         reference = to_reference(ref)
         content, file_name = await read_source(source, reference)
-        network = self._online(f"push {reference}")
+        network = self._rooms.online(f"push {reference}")
         pushed = await network.pusher.push(
             content, reference, file_name=file_name, annotations=annotations, inline=inline
         )
@@ -244,7 +299,7 @@ class Client:
     ) -> Delivered:
         """Copy an artifact or image, whole, to another registry, repository or tag; see :meth:`Copier.copy`."""
         given = to_reference(source), to_reference(target)
-        return await self._online(f"copy {given[0]}").copier.copy(*given, to_platforms(platform), referrers)
+        return await self._rooms.online(f"copy {given[0]}").copier.copy(*given, to_platforms(platform), referrers)
 
     async def resolve(self, ref: str | Reference) -> Descriptor:
         """Ask the registry what ``ref`` stands for now: a HEAD, and a GET where that doesn't say.
@@ -254,7 +309,7 @@ class Client:
             Offline: the client is offline.
         """
         reference = to_reference(ref)
-        return await self._online(f"resolve {reference}").resolve(reference)
+        return await self._rooms.online(f"resolve {reference}").resolve(reference)
 
     async def tags(self, repository: str | Reference) -> AsyncIterator[str]:
         """Give the tags of a repository, in the registry's order, page by page.
@@ -264,13 +319,13 @@ class Client:
             Offline: the client is offline.
         """
         reference = to_reference(repository)
-        opened = await self._online(f"list the tags of {reference.name}").repository(reference)
+        opened = await self._rooms.online(f"list the tags of {reference.name}").repository(reference)
         async for tag in opened.tags():
             yield tag
 
     async def referrers(self, ref: str | Reference, artifact_type: str | None = None) -> AsyncIterator[Descriptor]:
         """Give what refers to ``ref``, such as signatures: all, or of one type. Raises what ``resolve`` does."""
-        async for one in self._online(f"list what refers to {ref}").referrers(to_reference(ref), artifact_type):
+        async for one in self._rooms.online(f"list what refers to {ref}").referrers(to_reference(ref), artifact_type):
             yield one
 
     async def delete(self, ref: str | Reference) -> None:
@@ -281,7 +336,7 @@ class Client:
             Offline: the client is offline.
         """
         reference = to_reference(ref)
-        upload = await self._online(f"delete {reference}").upload(reference)
+        upload = await self._rooms.online(f"delete {reference}").upload(reference)
         await upload.delete(reference.selector)
 
     async def verify_login(self, registry: str, credential: Credential) -> bool:
@@ -300,18 +355,11 @@ class Client:
 
         check_credential(credential)
         host = canonical_host(registry)
-        return await self._online(f"log in to {host}").verify_login(host, credential)
+        return await self._rooms.online(f"log in to {host}").verify_login(host, credential)
 
     async def aclose(self) -> None:
         """End what is under way, and close connections and the client's own store. May be called again."""
-        self._closed = True
-        network, self._network = self._network, None
-        try:
-            if network is not None:
-                await network.aclose()
-        finally:
-            if self._own_store is not None:
-                await self._own_store.aclose()
+        await self._rooms.aclose()
 
     def close(self) -> None:
         """Do the same where no event loop runs, such as at the end of a fixture that isn't asynchronous.
@@ -321,11 +369,7 @@ class Client:
         Raises:
             LadingError: an event loop is running; the client stays open, and wants ``aclose``.
         """
-        if self._network is not None:
-            self._network.close()
-        self._closed, self._network = True, None
-        if self._own_store is not None:
-            self._own_store.close()
+        self._rooms.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -334,36 +378,6 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
-
-    def _open(self) -> Network:
-        """Give the rooms that need an event loop, and open them at first."""
-        self._check_open()
-        if self._network is None:
-            from lading.network import Network
-
-            self._network = Network(
-                self._store,
-                hosts=self._hosts,
-                credentials=self._credentials,
-                proxy=self._proxy,
-                retry=self._retry,
-                timeouts=self._timeouts,
-                offline=self._offline,
-                concurrency=self._concurrency,
-                events=self._events,
-                user_agent=self._user_agent,
-            )
-        self._network.check_loop()
-        return self._network
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise LadingError("the client is closed", hint="use it inside its `async with`")
-
-    def _online(self, what: str) -> Network:
-        if self._offline:
-            raise Offline(f"can't {what}: network access is switched off")
-        return self._open()
 
 
 async def pull_agent(
@@ -376,24 +390,3 @@ async def pull_agent(
     """Pull one agent with a client of its own; see :meth:`Client.pull_agent`. Many are pulled faster by one client."""
     async with Client() as client:
         return await client.pull_agent(ref, force, max_age, max_stale, fallback)
-
-
-def default_home() -> str:
-    """Give the directory of the default store: ``LADING_HOME``, else ``lading`` in the user's data directory."""
-    home = os.environ.get("LADING_HOME")
-    if home:
-        return home
-    import platformdirs
-
-    try:
-        return platformdirs.user_data_dir("lading", appauthor=False)
-    except RuntimeError as error:
-        raise StoreError(
-            "this user has no home directory for the store to be in", hint="set LADING_HOME to a directory"
-        ) from error
-
-
-def _open_directory(path: os.PathLike[str] | str | None) -> LocalStore:
-    from lading.store.local import LocalStore
-
-    return LocalStore(default_home() if path is None else path)

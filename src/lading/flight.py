@@ -8,6 +8,7 @@ which in a test fixture isn't the one that leaves it.)
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar, cast
 
@@ -17,6 +18,8 @@ from anyio.abc import TaskGroup
 from lading.errors import LadingError
 
 T = TypeVar("T")
+
+_log = logging.getLogger("lading.flight")
 
 
 class _Flight:
@@ -59,14 +62,11 @@ class Flights:
         Raises:
             LadingError: the client was closed meanwhile.
         """
-        self.check_loop()
-        await self._started.wait()
-        if self._closing or self._group is None:
-            raise LadingError("the client is closed", hint="use it inside its `async with`")
+        group = await self._open()
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
-            self._group.start_soon(self._fly, key, flight, operation)
+            group.start_soon(self._fly, key, flight, operation)
         flight.waiters += 1
         flight.is_shared = flight.is_shared or flight.waiters > 1
         try:
@@ -82,6 +82,33 @@ class Flights:
                 raise flight.error.again()
             raise flight.error
         return cast(T, flight.result)
+
+    async def begin(self, operation: Callable[[], Awaitable[object]]) -> anyio.CancelScope:
+        """Run ``operation`` in the background: until it ends, its scope is cancelled, or the client is closed.
+
+        What it raises is logged, and nobody else's concern.
+
+        Raises:
+            LadingError: the client is closed.
+        """
+        group = await self._open()
+        scope = anyio.CancelScope()
+        group.start_soon(self._run_alone, scope, operation)
+        return scope
+
+    async def _run_alone(self, scope: anyio.CancelScope, operation: Callable[[], Awaitable[object]]) -> None:
+        try:
+            with scope:
+                await operation()
+        except Exception:
+            _log.exception("a background task failed")
+
+    async def _open(self) -> TaskGroup:
+        self.check_loop()
+        await self._started.wait()
+        if self._closing or self._group is None:
+            raise LadingError("the client is closed", hint="use it inside its `async with`")
+        return self._group
 
     def outdate(self, key: Hashable) -> None:
         """Let whoever comes next start anew, instead of joining an operation whose result is known to be outdated."""

@@ -74,11 +74,11 @@ class Network:
         self._hosts = HostsConfig.standard() if hosts is None else hosts
         self._endpoints: dict[str, Endpoints] = {}
         self._loop = asyncio.get_running_loop()
-        self._flights = Flights(at_end=self._session.aclose)
+        self.flights = Flights(at_end=self._session.aclose)
         self._warned: set[str] = set()
         large = anyio.CapacityLimiter(concurrency)
-        self.agents = AgentPuller(store, self.repository, self._flights, large, offline=offline, events=events)
-        self.artifacts = ArtifactPuller(store, self.repository, self._flights, large, events=events)
+        self.agents = AgentPuller(store, self.repository, self.flights, large, offline=offline, events=events)
+        self.artifacts = ArtifactPuller(store, self.repository, self.flights, large, events=events)
         self.pusher = AgentPusher(store, self.upload)
         moved = self.agents.outdate
         whole = ArtifactPusher(store, self.repository, self.upload, concurrency=concurrency, events=events, moved=moved)
@@ -127,12 +127,12 @@ class Network:
 
     def check_loop(self) -> None:
         """Raise LadingError when called on another event loop than the one that this was opened on."""
-        self._flights.check_loop()
+        self.flights.check_loop()
 
     async def aclose(self) -> None:
         """End every flight, then close every connection."""
         try:
-            await self._flights.aclose()
+            await self.flights.aclose()
         finally:
             await self._session.aclose()
 

@@ -788,7 +788,7 @@ async def test_what_is_asked_after_a_push_doesnt_join_what_was_asked_before(
     before = asyncio.create_task(client.pull(ref_of(registry)))
     await reached.wait()
     new.put(registry)
-    client._open().artifacts.outdate(Reference.parse(ref_of(registry)))
+    client._rooms.open().artifacts.outdate(Reference.parse(ref_of(registry)))
     after = await client.pull(ref_of(registry))
     opened.set()
     assert str(after.descriptor.digest) == new.digest
@@ -894,7 +894,7 @@ async def test_cancelled_at_any_time(registry: EmbeddedRegistry, tmp_path: Path)
             async with anyio.create_task_group() as group:
                 for _ in range(2):
                     group.start_soon(pull_for, client, ref_of(registry), dice.uniform(0, 0.05))
-            network = client._open()
+            network = client._rooms.open()
             with anyio.fail_after(20):
                 while network.artifacts._means.large.borrowed_tokens or network._session._slots.value < 100:  # noqa: ASYNC110
                     await anyio.sleep(0.001)
@@ -988,8 +988,8 @@ async def test_a_stream_that_nobody_reads_on_leaves_nothing(
         with anyio.move_on_after(0.001):
             await stream(client, ref_of(registry), digest, [])
     gc.collect()  # a warning of something that isn't closed would be an error
-    assert client._open()._session._slots.statistics().tasks_waiting == 0
-    assert client._open()._session._slots.value == 100
+    assert client._rooms.open()._session._slots.statistics().tasks_waiting == 0
+    assert client._rooms.open()._session._slots.value == 100
     await client.aclose()
     await registry.stop()
     assert len(asyncio.all_tasks()) == tasks

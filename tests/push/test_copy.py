@@ -1045,7 +1045,7 @@ class TestCancellation:
             group.cancel_scope.cancel()
         await _until(lambda: is_clean(target))
         await _until(lambda: len(_tasks()) == 1)
-        network = client._network
+        network = client._rooms._network
         assert network is not None
         assert network._session._slots.value == 100
         gc.collect()
@@ -1197,7 +1197,7 @@ class TestAnySource:
         from lading.oci.descriptor import Descriptor
 
         descriptor = Descriptor(OCI_MANIFEST, Digest.parse(shelf.add(raw)), len(raw))
-        pusher = client._open().copier._pusher
+        pusher = client._rooms.open().copier._pusher
         return await pusher.push(shelf, descriptor, Reference.parse(ref(target)))
 
     def _raw(self, shelf: Shelf, **fields: Any) -> bytes:

@@ -262,7 +262,7 @@ async def pull_anew(home: Path, reference: str, credentials: Credentials) -> Non
     async with Client(LocalStore(home), credentials=credentials, retry=Retry(attempts=1)) as client:
         agent = await client.pull_agent(reference, force=True, fallback="never")
         assert agent.content == YAML
-        await client._store.aclose()
+        await client._rooms.store.aclose()
 
 
 @EVERY

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lading.oci.descriptor import Descriptor
 from lading.oci.reference import Reference
 
 AgentOrigin = Literal["registry", "revalidated", "pinned", "fresh", "stale"]
@@ -19,7 +20,7 @@ class Agent:
 
     Attributes:
         content: the YAML, byte for byte as published (decompressed).
-        digest: what the reference resolves to (``sha256:…``): the manifest, or the index that wraps it.
+        descriptor: what the reference resolves to: the manifest, or the index that wraps it.
         reference: fully qualified.
         annotations: of the manifest that holds the agent.
         origin: where this copy came from; ``"stale"`` says that the registry couldn't be asked.
@@ -28,9 +29,14 @@ class Agent:
     """
 
     content: bytes = field(repr=False)
-    digest: str
+    descriptor: Descriptor = field(repr=False)
     reference: Reference
     annotations: Mapping[str, str] = field(repr=False)
     origin: AgentOrigin
     age: float = 0.0
     stale_reason: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """What the reference resolves to: ``sha256:…``."""
+        return str(self.descriptor.digest)

@@ -10,7 +10,8 @@ import click
 from lading.agents.agent import Agent
 from lading.cli.options import as_written, common_options, reference_argument, run, to_seconds
 from lading.cli.render import ORIGINS, agent_fields, print_json, say
-from lading.client import Client, default_home
+from lading.client import Client
+from lading.home import default_home
 from lading.oci.reference import Reference
 from lading.store.local import LocalStore
 

@@ -11,9 +11,9 @@ import click
 
 from lading.cli.options import to_reference
 from lading.cli.render import print_json, say
-from lading.client import default_home
 from lading.diagnose import Finding, Verdict, diagnose
 from lading.errors import StoreError
+from lading.home import default_home
 from lading.oci.reference import Reference
 
 _MARKS: dict[Verdict, tuple[str, str, str]] = {

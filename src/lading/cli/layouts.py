@@ -13,8 +13,8 @@ import click
 from lading.cli.options import common_options, to_reference, to_references
 from lading.cli.progress import BlobBars, size_text
 from lading.cli.render import print_json, say
-from lading.client import default_home
 from lading.errors import LadingError
+from lading.home import default_home
 from lading.oci.platform import InvalidPlatform, Platform
 from lading.oci.reference import Reference
 from lading.store.disk import write_all

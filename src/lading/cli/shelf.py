@@ -11,8 +11,9 @@ import click
 
 from lading.cli.options import common_options, json_option, reference_argument, run, to_references
 from lading.cli.render import ORIGINS, agent_fields, ago, print_columns, print_fields, print_json, say
-from lading.client import Client, default_home
+from lading.client import Client
 from lading.errors import InvalidDocument, LadingError
+from lading.home import default_home
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.pull.lookup import Located, locate

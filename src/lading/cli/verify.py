@@ -15,8 +15,9 @@ import click
 from lading.cli.options import common_options, run, to_references
 from lading.cli.progress import size_text
 from lading.cli.render import print_json, say
-from lading.client import Client, default_home
+from lading.client import Client
 from lading.errors import BodyInterrupted, LadingError, SizeMismatch, StoreError, TimedOut
+from lading.home import default_home
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.media_types import INDEXES, MANIFESTS

@@ -48,12 +48,12 @@ class _Taken:
     """An agent as the registry gave it, and what the store has to be told."""
 
     content: bytes = field(repr=False)
-    digest: Digest
+    descriptor: Descriptor
     annotations: Mapping[str, str] = field(repr=False)
     changes: Changes = field(repr=False)
 
     def agent(self, reference: Reference, age: float) -> Agent:
-        return Agent(self.content, str(self.digest), reference, self.annotations, "registry", age)
+        return Agent(self.content, self.descriptor, reference, self.annotations, "registry", age)
 
 
 class AgentPuller:
@@ -186,10 +186,10 @@ class AgentPuller:
         cached = entry if isinstance(entry, Cached) and not force else None
         step: Serve | Fetch = Fetch()
         if cached is not None:
-            step = after(cached.digest, await repository.resolve(reference.selector))
+            step = after(cached.descriptor.digest, await repository.resolve(reference.selector))
         if isinstance(step, Fetch):
             manifest = await self._manifest(repository, reference, step.digest)
-            if cached is None or manifest[0] != cached.digest:
+            if cached is None or manifest[0] != cached.descriptor.digest:
                 return await self._take(repository, reference, asked, moves, *manifest)
         assert cached is not None
         await self._confirm(reference, cached, asked)
@@ -242,7 +242,7 @@ class AgentPuller:
             return False
         name = reference.name
         # Intact content is the very content that was just accepted: it needn't be parsed again.
-        return isinstance(self._store.resolve(reference.at(taken.digest)), Record) and all(
+        return isinstance(self._store.resolve(reference.at(taken.descriptor.digest)), Record) and all(
             isinstance(self._store.read(name, digest), Intact) for digest, _ in taken.changes.content
         )
 
@@ -304,7 +304,8 @@ class AgentPuller:
             references=((reference, digest, document.media_type),),
             links=tuple(links),
         )
-        return _Taken(await _unpacked(reference, packed), digest, manifest.annotations, changes)
+        descriptor = Descriptor(document.media_type, digest, len(document.raw))
+        return _Taken(await _unpacked(reference, packed), descriptor, manifest.annotations, changes)
 
     async def _blob(self, repository: Repository, layer: Descriptor) -> bytes:
         key = ("blob", repository.name, str(layer.digest), layer.size)
@@ -317,14 +318,14 @@ class AgentPuller:
         """Remember that the registry confirmed a cached entry; not worth waiting for the disk, or failing for it."""
         changes = Changes(
             asked,
-            seen=(Seen(reference.name, cached.digest, cached.media_type),),
-            references=((reference, cached.digest, cached.media_type),),
+            seen=(Seen(reference.name, cached.descriptor.digest, cached.descriptor.media_type),),
+            references=((reference, cached.descriptor.digest, cached.descriptor.media_type),),
             durable=False,
         )
         try:
             known = self._store.resolve(reference)
             # Unless the tag was moved, or forgotten, while the registry was asked.
-            if isinstance(known, Record) and known.digest == cached.digest:
+            if isinstance(known, Record) and known.digest == cached.descriptor.digest:
                 await self._store.commit(changes)
         except StoreError as error:
             _log.debug("%s: the confirmation isn't stored: %s", reference, error)

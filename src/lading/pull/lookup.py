@@ -31,6 +31,7 @@ class Located:
     """An agent whose manifest is intact, and whose layer isn't read yet."""
 
     record: Record
+    descriptor: Descriptor
     manifest: Manifest
     layer: Descriptor
 
@@ -45,8 +46,7 @@ class Cached:
     """An agent that is intact in the store."""
 
     content: bytes = field(repr=False)
-    digest: Digest
-    media_type: str
+    descriptor: Descriptor
     validated: float
     annotations: Mapping[str, str] = field(repr=False)
 
@@ -58,7 +58,7 @@ class Cached:
         self, reference: Reference, origin: AgentOrigin, *, age: float = 0.0, stale_reason: str | None = None
     ) -> Agent:
         """Give it out as ``reference``."""
-        return Agent(self.content, str(self.digest), reference, self.annotations, origin, age, stale_reason)
+        return Agent(self.content, self.descriptor, reference, self.annotations, origin, age, stale_reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ def locate(store: Store, reference: Reference, *, small: bool = False) -> Locate
     if not isinstance(record, Record):
         return record
     manifest = _manifest(store, reference.name, record.digest, record.media_type, small)
+    size = len(manifest.raw) if isinstance(manifest, Manifest | Index) else 0
     if isinstance(manifest, Index):
         try:
             child = choose(manifest)
@@ -99,7 +100,8 @@ def locate(store: Store, reference: Reference, *, small: bool = False) -> Locate
     if not isinstance(manifest, Manifest):
         return manifest
     try:
-        return Located(record, manifest, accept(manifest))
+        descriptor = Descriptor(record.media_type, record.digest, size)
+        return Located(record, descriptor, manifest, accept(manifest))
     except NotAnAgent:
         return ABSENT
 
@@ -113,8 +115,7 @@ def load(store: Store, reference: Reference, located: Located) -> Cached | Absen
             if not isinstance(read, Intact):
                 return read
             content = read.content
-        record = located.record
-        return Cached(unpack(content), record.digest, record.media_type, record.validated, located.manifest.annotations)
+        return Cached(unpack(content), located.descriptor, located.record.validated, located.manifest.annotations)
     except (IntegrityError, NotAnAgent) as error:
         return Corrupt(error.message)
 

@@ -1,0 +1,33 @@
+"""Where the default store is."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from lading.errors import StoreError
+
+if TYPE_CHECKING:
+    from lading.store.local import LocalStore
+
+
+def default_home() -> str:
+    """Give the directory of the default store: ``LADING_HOME``, else ``lading`` in the user's data directory."""
+    home = os.environ.get("LADING_HOME")
+    if home:
+        return home
+    import platformdirs
+
+    try:
+        return platformdirs.user_data_dir("lading", appauthor=False)
+    except RuntimeError as error:
+        raise StoreError(
+            "this user has no home directory for the store to be in", hint="set LADING_HOME to a directory"
+        ) from error
+
+
+def open_store(path: os.PathLike[str] | str | None) -> LocalStore:
+    """Open the store in a directory, by default the default one."""
+    from lading.store.local import LocalStore
+
+    return LocalStore(default_home() if path is None else path)

@@ -1,0 +1,53 @@
+"""From outcomes to a lock file: every reference of a closure, and who names it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable
+
+from lading.errors import LadingError
+from lading.oci.reference import Reference
+from lading.pull.lockfile import LockEntry, Lockfile
+from lading.pull.prefetch import Outcome
+
+
+async def lock_outcomes(outcomes: AsyncIterable[Outcome]) -> Lockfile:
+    """Lock what a recursive, strict prefetch gives.
+
+    Raises:
+        LadingError: one of the outcomes is an error: the first in the order of their names; its notes name the others.
+    """
+    got: dict[str, Outcome] = {}
+    failed: dict[str, LadingError] = {}
+    parents: dict[str, set[str]] = {}
+    async for outcome in outcomes:
+        name = str(outcome.reference)
+        if outcome.error is not None:
+            failed[name] = outcome.error
+            continue
+        got[name] = outcome
+        for one in outcome.references:
+            if one.reference is not None:
+                parents.setdefault(str(one.reference), set()).add(name)
+    if failed:
+        first, *others = sorted(failed)
+        error = failed[first]
+        for name in others:
+            error.add_note(
+                f"{name}: {failed[name].message}" if name not in failed[name].message else failed[name].message
+            )
+        raise error
+    return Lockfile(tuple(_entry(outcome, parents.get(name, set())) for name, outcome in got.items()))
+
+
+def _entry(outcome: Outcome, parents: set[str]) -> LockEntry:
+    agent, reference = outcome.agent, outcome.reference
+    assert agent is not None
+    assert isinstance(reference, Reference)
+    return LockEntry(
+        reference,
+        agent.descriptor.digest,
+        agent.descriptor.media_type,
+        agent.descriptor.size,
+        tuple(map(Reference.parse, parents)),
+        is_requested=outcome.depth == 0,
+    )
