@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from lading.errors import InvalidDocument
 from lading.oci.reference import Reference
-from lading.pull.policy import FALLBACKS, Fallback
 from lading.store.store import Store
 
 if TYPE_CHECKING:
     from lading.oci.platform import Platform
     from lading.pull.lockfile import Lockfile
+
+T = TypeVar("T")
 
 
 def given_store(store: object) -> Store:
@@ -41,9 +42,9 @@ def to_seconds(name: str, value: float | None) -> float | None:
     return value
 
 
-def to_fallback(value: Fallback) -> Fallback:
-    if value not in FALLBACKS:
-        raise ValueError(f"fallback must be one of {', '.join(FALLBACKS)}, not {value!r}")
+def to_one_of(name: str, value: T, values: Sequence[T]) -> T:
+    if value not in values:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, not {value!r}")
     return value
 
 

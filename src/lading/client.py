@@ -14,13 +14,13 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lading.arguments import given_store, read_lock, read_source, to_fallback, to_platforms, to_reference, to_seconds
+from lading.arguments import given_store, read_lock, read_source, to_one_of, to_platforms, to_reference, to_seconds
 from lading.events import Listener
 from lading.home import open_store
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.pull.lookup import cached
-from lading.pull.policy import Fallback
+from lading.pull.policy import FALLBACKS, REVALIDATE, Fallback, Revalidate
 from lading.rooms import Rooms
 from lading.store.store import Store
 
@@ -120,6 +120,7 @@ class Client:
         max_age: float | None = None,
         max_stale: float | None = None,
         fallback: Fallback = "any",
+        revalidate: Revalidate = "now",
     ) -> Agent:
         """Give the agent that ``ref`` stands for, with the fewest requests that can be right.
 
@@ -133,6 +134,8 @@ class Client:
             max_stale: seconds of age at most of a copy that stands in for a failing registry; by default any age.
             fallback: which failures a cached copy may stand in for: ``"any"`` answer of a failing registry,
                 only ``"transient"`` ones, ``"never"``. Damaged or wrong content is always an error.
+            revalidate: ``"background"`` gives a cached copy out at once, as ``"stale"`` unless it is fresh or pinned,
+                and asks the registry after that, once for all who pull it; the next call sees what came of it.
 
         Raises:
             InvalidReference: ``ref`` isn't a reference.
@@ -148,7 +151,8 @@ class Client:
             force=force,
             max_age=to_seconds("max_age", max_age),
             max_stale=to_seconds("max_stale", max_stale),
-            fallback=to_fallback(fallback),
+            fallback=to_one_of("fallback", fallback, FALLBACKS),
+            revalidate=to_one_of("revalidate", revalidate, REVALIDATE),
         )
 
     def prefetch(
@@ -181,7 +185,9 @@ class Client:
         """
         from lading.pull.prefetch import Prefetch
 
-        pull = partial(self.pull_agent, max_age=to_seconds("max_age", max_age), fallback=to_fallback(fallback))
+        pull = partial(
+            self.pull_agent, max_age=to_seconds("max_age", max_age), fallback=to_one_of("fallback", fallback, FALLBACKS)
+        )
         return Prefetch(refs, pull, self._rooms.open().flights, concurrency, recursive, read_lock(lock))
 
     async def lock(self, refs: References, keep: Lockfile | None = None) -> Lockfile:

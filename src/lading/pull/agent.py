@@ -36,7 +36,7 @@ from lading.oci.manifest import Index, Manifest, parse_manifest
 from lading.oci.reference import Reference
 from lading.pull.download import read_blob
 from lading.pull.lookup import SMALL, Cached, Large, Located, is_quickly_unpacked, load, locate
-from lading.pull.policy import Fallback, Fetch, Serve, after, before, may_fall_back
+from lading.pull.policy import Fallback, Fetch, Revalidate, Serve, after, before, is_too_stale, may_fall_back
 from lading.registry.repository import Repository, RepositoryOf
 from lading.store.store import Absent, Changes, Corrupt, Intact, Record, Seen, Store
 
@@ -80,6 +80,7 @@ class AgentPuller:
         # When each reference was last moved by this client, in a count of such moves.
         self._moves = 0
         self._moved: dict[str, int] = {}
+        self._revalidating: set[Reference] = set()
 
     async def pull(
         self,
@@ -89,10 +90,11 @@ class AgentPuller:
         max_age: float | None = None,
         max_stale: float | None = None,
         fallback: Fallback = "any",
+        revalidate: Revalidate = "now",
     ) -> Agent:
         """Give the agent that ``reference`` stands for; see :meth:`lading.Client.pull_agent`."""
         started = time.perf_counter()
-        agent = await self._pull(reference, force, max_age, max_stale, fallback)
+        agent = await self._pull(reference, force, max_age, max_stale, fallback, revalidate)
         tell(self._events, Pulled(str(reference), agent.digest, agent.origin, time.perf_counter() - started))
         return agent
 
@@ -103,15 +105,24 @@ class AgentPuller:
         max_age: float | None,
         max_stale: float | None,
         fallback: Fallback,
+        revalidate: Revalidate,
     ) -> Agent:
         now = self._clock()
         entry = await self._look_up(reference)
         if isinstance(entry, Corrupt):
             _log.warning("%s: the cached copy is damaged and will be fetched again: %s", reference, entry.reason)
         validated = entry.validated if isinstance(entry, Cached) else None
-        step = before(validated, is_pinned=reference.is_pinned, force=force, max_age=max_age, now=now)
+        step = before(
+            validated,
+            is_pinned=reference.is_pinned,
+            force=force,
+            max_age=max_age,
+            now=now,
+            max_stale=max_stale,
+            revalidate="now" if self._offline else revalidate,
+        )
         if isinstance(step, Serve) and isinstance(entry, Cached):
-            return entry.agent(reference, step.origin, age=entry.age(now))
+            return await self._serve(reference, entry, step, now)
         try:
             if self._offline:
                 raise _offline(reference, entry)
@@ -124,6 +135,27 @@ class AgentPuller:
             if not may_fall_back(failure, fallback):
                 raise
             return self._stand_in(reference, entry, failure, max_stale)
+
+    async def _serve(self, reference: Reference, entry: Cached, step: Serve, now: float) -> Agent:
+        """Give out what is cached, and see to it that what is stale is revalidated, once for all who are given it."""
+        reason = None
+        if step.origin == "stale":
+            reason = "it is being revalidated in the background"
+            if reference not in self._revalidating:
+                self._revalidating.add(reference)
+                await self._flights.begin(partial(self._revalidate, reference, entry))
+        return entry.agent(reference, step.origin, age=entry.age(now), stale_reason=reason)
+
+    async def _revalidate(self, reference: Reference, entry: Cached) -> None:
+        started = time.perf_counter()
+        try:
+            refresh = partial(self._refresh, reference, entry, False, True)
+            agent = await self._flights.join(_key(reference, force=False), refresh)
+            tell(self._events, Pulled(str(reference), agent.digest, agent.origin, time.perf_counter() - started))
+        except LadingError as failure:
+            _log.warning("%s: not revalidated: %s", reference, failure)
+        finally:
+            self._revalidating.discard(reference)
 
     def outdate(self, reference: Reference) -> None:
         """Take note that the tag has just been moved.
@@ -158,8 +190,7 @@ class AgentPuller:
                 age = entry.age(now)
             case _:
                 assert_never(entry)
-        # A stamp from the future is a clock that was set back: nobody knows how old the copy is.
-        if max_stale is not None and not 0 <= now - entry.validated <= max_stale:
+        if is_too_stale(entry.validated, max_stale, now):
             _log.warning("%s: the cached copy may be older than %.0f s", reference, max_stale)
             raise failure
         # Who switched the network off knows why.

@@ -17,12 +17,17 @@ Fallback = Literal["any", "transient", "never"]
 
 FALLBACKS: tuple[Fallback, ...] = get_args(Fallback)
 
+Revalidate = Literal["now", "background"]
+"""When a registry is asked whether a cached copy still stands: before it is given out, or after."""
+
+REVALIDATE: tuple[Revalidate, ...] = get_args(Revalidate)
+
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Give out what is cached: no more to ask."""
+    """Give out what is cached: no more to ask, or, if ``stale``, only after that, in the background."""
 
-    origin: Literal["pinned", "fresh", "revalidated"]
+    origin: Literal["pinned", "fresh", "revalidated", "stale"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +43,20 @@ class Fetch:
 
 
 def before(
-    validated: float | None, *, is_pinned: bool, force: bool, max_age: float | None, now: float
+    validated: float | None,
+    *,
+    is_pinned: bool,
+    force: bool,
+    max_age: float | None,
+    now: float,
+    max_stale: float | None = None,
+    revalidate: Revalidate = "now",
 ) -> Serve | Resolve | Fetch:
     """Decide after the look-up, before any network.
 
     ``validated`` is when the registry last confirmed the cached entry, ``None`` if there is none; ``now`` is the
-    time, both in seconds since the epoch; ``max_age`` is how many seconds a confirmation holds.
+    time, both in seconds since the epoch; ``max_age`` is how many seconds a confirmation holds, ``max_stale`` how old
+    a copy may be that is revalidated in the background.
     """
     if force or validated is None:
         # With nothing to compare with, a HEAD would be pure latency.
@@ -53,7 +66,14 @@ def before(
     # A stamp from the future is a clock that was set back: it proves nothing.
     if max_age is not None and 0 <= now - validated <= max_age:
         return Serve("fresh")
+    if revalidate == "background" and not is_too_stale(validated, max_stale, now):
+        return Serve("stale")
     return Resolve()
+
+
+def is_too_stale(validated: float, max_stale: float | None, now: float) -> bool:
+    """Tell whether a copy is older than may be given out, or nobody knows how old: a clock was set back."""
+    return max_stale is not None and not 0 <= now - validated <= max_stale
 
 
 def after(cached: Digest, resolved: Descriptor | None) -> Serve | Fetch:
