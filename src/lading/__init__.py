@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from lading.oci.descriptor import Descriptor
     from lading.oci.digest import Digest
     from lading.oci.manifest import Index, Manifest
+    from lading.oci.platform import Platform
     from lading.oci.reference import Reference
+    from lading.pull.artifact import Artifact
+    from lading.pull.lockfile import LockEntry, Lockfile
+    from lading.pull.prefetch import Outcome, Prefetch
     from lading.push.agent import Pushed
+    from lading.push.artifact import Delivered
     from lading.store.local import LocalStore
     from lading.store.store import MemoryStore, Store
 
@@ -33,9 +38,11 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Agent",
+    "Artifact",
     "Client",
     "Credential",
     "Credentials",
+    "Delivered",
     "Descriptor",
     "Digest",
     "Host",
@@ -43,8 +50,13 @@ __all__ = [
     "Index",
     "LadingError",
     "LocalStore",
+    "LockEntry",
+    "Lockfile",
     "Manifest",
     "MemoryStore",
+    "Outcome",
+    "Platform",
+    "Prefetch",
     "Pushed",
     "Reference",
     "RegistryHosts",
@@ -59,10 +71,11 @@ __all__ = [
 
 _HOMES = {
     "Agent": "lading.agents.agent",
+    "Artifact": "lading.pull.artifact",
     "Client": "lading.client",
     "Credential": "lading.auth.credentials",
     "Credentials": "lading.auth.credentials",
-    "StaticCredentials": "lading.auth.credentials",
+    "Delivered": "lading.push.artifact",
     "Descriptor": "lading.oci.descriptor",
     "Digest": "lading.oci.digest",
     "Host": "lading.http.hosts",
@@ -70,12 +83,18 @@ _HOMES = {
     "Index": "lading.oci.manifest",
     "LadingError": "lading.errors",
     "LocalStore": "lading.store.local",
+    "LockEntry": "lading.pull.lockfile",
+    "Lockfile": "lading.pull.lockfile",
     "Manifest": "lading.oci.manifest",
     "MemoryStore": "lading.store.store",
+    "Outcome": "lading.pull.prefetch",
+    "Platform": "lading.oci.platform",
+    "Prefetch": "lading.pull.prefetch",
     "Pushed": "lading.push.agent",
     "Reference": "lading.oci.reference",
     "RegistryHosts": "lading.http.hosts",
     "Retry": "lading.http.retry",
+    "StaticCredentials": "lading.auth.credentials",
     "Store": "lading.store.store",
     "Timeouts": "lading.http.timeouts",
     "pull_agent": "lading.client",

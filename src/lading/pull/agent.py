@@ -19,6 +19,7 @@ import anyio.to_thread
 from lading.agents.agent import Agent
 from lading.agents.artifact import accept, choose, unpack
 from lading.errors import (
+    DigestMismatch,
     InvalidManifest,
     LadingError,
     NotAnAgent,
@@ -322,7 +323,10 @@ class AgentPuller:
             layer = accept(manifest)
         except NotAnAgent as error:
             raise NotAnAgent(f"{reference}: {error.message}", hint=error.hint) from error
-        packed = layer.embedded()
+        try:
+            packed = layer.embedded()
+        except DigestMismatch as error:
+            raise DigestMismatch(f"{reference}: {error.message}", hint=error.hint) from error
         if packed is None:
             packed = await self._blob(repository, layer)
             content.append((layer.digest, packed))

@@ -90,10 +90,13 @@ class _Reading:
 
     async def _checked(self) -> bytes:
         content = bytes(self._content)
-        if self._is_large:
-            # Hashing this much on the event loop would stall it.
-            return await anyio.to_thread.run_sync(self._descriptor.check, content)
-        return self._descriptor.check(content)
+        try:
+            if self._is_large:
+                # Hashing this much on the event loop would stall it.
+                return await anyio.to_thread.run_sync(self._descriptor.check, content)
+            return self._descriptor.check(content)
+        except IntegrityError as error:
+            raise type(error)(f"{self._repository.name}: blob {error.message}", hint=error.hint) from error
 
 
 async def fetch_blob(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class Prefetch:
         self._flights = flights
         # The workers know this, but not the Prefetch itself: that can be dropped while they work.
         self._work = _Work(references, pull, concurrency, recursive, lock)
+        weakref.finalize(self, self._work.drop).atexit = False
 
     def __aiter__(self) -> Self:
         return self
@@ -113,9 +115,6 @@ class Prefetch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
-
-    def __del__(self) -> None:
-        self._work.drop()
 
 
 class _Work:
@@ -258,7 +257,7 @@ class _Source:
             async with self._turn:
                 return await anext(self._async)
         self._read += 1
-        if self._read % 256 == 0:
+        if self._read % 8 == 0:
             await anyio.lowlevel.checkpoint()  # many that were met before are no reason to hold up everything else
         try:
             return next(self._sync)
