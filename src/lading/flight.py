@@ -105,7 +105,8 @@ class Flights:
 
     async def _open(self) -> TaskGroup:
         self.check_loop()
-        await self._started.wait()
+        if not self._started.is_set():
+            await self._started.wait()
         if self._closing or self._group is None:
             raise LadingError("the client is closed", hint="use it inside its `async with`")
         return self._group

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from lading.http.retry import Attempts
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# Scheme and authority of most URLs; of any other, the whole is looked at.
+_PLAIN_HEAD = re.compile(r"https?://[A-Za-z0-9.:-]+(?=/[!-~]*\Z)")
 
 
 class Origin(NamedTuple):
@@ -41,12 +45,13 @@ class Origin(NamedTuple):
         Raises:
             ProtocolError: the URL isn't one, or carries user information, which nobody here sends on purpose.
         """
-        return _origin(url)
+        # Each ring that a request passes asks again. What follows the authority has no part in the answer.
+        head = _PLAIN_HEAD.match(url)
+        return _origin(url if head is None else head[0])
 
 
 @lru_cache(maxsize=512)
 def _origin(url: str) -> Origin:
-    # Each ring that a request passes asks again.
     parts = _split(url)
     if parts is None:
         raise ProtocolError(f"not a URL: {_shown(url)}")
@@ -88,6 +93,7 @@ def join_url(url: str, target: str) -> str:
     return joined
 
 
+@lru_cache(maxsize=512)
 def is_loopback(host: str) -> bool:
     """Tell whether ``host``, with or without a port, is this machine by its very name or address."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host

@@ -25,6 +25,8 @@ _ENCODED = {
     "sha512": re.compile("[a-f0-9]{128}"),
 }
 
+_ALGORITHM = re.compile("[a-z0-9]+(?:[+._-][a-z0-9]+)*")
+
 
 @dataclass(frozen=True, slots=True)
 class Digest:
@@ -57,7 +59,7 @@ class Digest:
             raise InvalidDigest(f"a digest is text, not {type(text).__name__}")
         algorithm, _, encoded = text.partition(":")
         # digest ::= algorithm ":" encoded; algorithm ::= component (separator component)*
-        if not encoded or re.fullmatch("[a-z0-9]+(?:[+._-][a-z0-9]+)*", algorithm) is None:
+        if not encoded or (algorithm not in _ENCODED and _ALGORITHM.fullmatch(algorithm) is None):
             raise InvalidDigest(f"digest {text!r}: not of the form algorithm:encoded")
         return cls(algorithm, encoded)
 

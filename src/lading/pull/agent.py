@@ -96,7 +96,8 @@ class AgentPuller:
         """Give the agent that ``reference`` stands for; see :meth:`lading.Client.pull_agent`."""
         started = time.perf_counter()
         agent = await self._pull(reference, force, max_age, max_stale, fallback, revalidate)
-        tell(self._events, Pulled(str(reference), agent.digest, agent.origin, time.perf_counter() - started))
+        if self._events is not None:
+            tell(self._events, Pulled(str(reference), agent.digest, agent.origin, time.perf_counter() - started))
         return agent
 
     async def _pull(
@@ -131,7 +132,7 @@ class AgentPuller:
             refresh = partial(self._refresh, reference, entry, force, is_brief)
             agent = await self._flights.join(_key(reference, force), refresh)
             # Whoever came first may have written a tag beside the digest.
-            return replace(agent, reference=reference)
+            return agent if agent.reference == reference else replace(agent, reference=reference)
         except LadingError as failure:
             if not may_fall_back(failure, fallback):
                 raise
@@ -274,9 +275,7 @@ class AgentPuller:
             return False
         name = reference.name
         # Intact content is the very content that was just accepted: it needn't be parsed again.
-        return isinstance(self._store.resolve(reference.at(taken.descriptor.digest)), Record) and all(
-            isinstance(self._store.read(name, digest), Intact) for digest, _ in taken.changes.content
-        )
+        return all(isinstance(self._store.read(name, digest), Intact) for digest, _ in taken.changes.content)
 
     async def _manifest(
         self, repository: Repository, reference: Reference, digest: Digest | None

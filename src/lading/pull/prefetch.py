@@ -98,7 +98,7 @@ class Prefetch:
                 if failure is not None:
                     raise failure
                 raise StopAsyncIteration
-            await work.arrived.wait()
+            await work.arrival()
         return work.take()
 
     async def aclose(self) -> None:
@@ -106,7 +106,7 @@ class Prefetch:
         self._work.stop()
         with anyio.CancelScope(shield=True):
             while self._work.is_running:
-                await self._work.arrived.wait()
+                await self._work.arrival()
 
     async def __aenter__(self) -> Self:
         return self
@@ -137,8 +137,8 @@ class _Work:
         self._level: Iterator[Asked] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._taken = anyio.Event()
+        self._arrived = anyio.Event()
         self.outcomes: deque[Outcome] = deque()
-        self.arrived = anyio.Event()
         self.scope: anyio.CancelScope | None = None
         self.is_running = False
         self.has_ended = False
@@ -146,9 +146,14 @@ class _Work:
 
     def take(self) -> Outcome:
         outcome = self.outcomes.popleft()
-        taken, self._taken = self._taken, anyio.Event()
-        taken.set()
+        self._taken.set()
         return outcome
+
+    async def arrival(self) -> None:
+        """Wait until an outcome arrives, or the end."""
+        if self._arrived.is_set():
+            self._arrived = anyio.Event()
+        await self._arrived.wait()
 
     def stop(self) -> None:
         """Begin no more, end what is under way, and give nothing more."""
@@ -182,7 +187,7 @@ class _Work:
             raise
         finally:
             self.is_running, self.has_ended = False, True
-            self._tell()
+            self._arrived.set()
 
     async def _pull_some(self) -> None:
         while (asked := await self._next()) is not None:
@@ -191,6 +196,8 @@ class _Work:
             else:
                 await self._ask(asked)
             while len(self.outcomes) >= self._concurrency:
+                if self._taken.is_set():
+                    self._taken = anyio.Event()
                 await self._taken.wait()
 
     async def _next(self) -> Asked | Outcome | None:
@@ -229,11 +236,7 @@ class _Work:
 
     def _give(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        self._tell()
-
-    def _tell(self) -> None:
-        arrived, self.arrived = self.arrived, anyio.Event()
-        arrived.set()
+        self._arrived.set()
 
 
 class _Source:

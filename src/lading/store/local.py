@@ -213,9 +213,16 @@ class LocalStore:
         with self._queue:
             self._pending.append(ticket)
         try:
-            async with self._turns.lock():
-                if not ticket.settled:
+            turn = self._turns.current()
+            while not ticket.settled:
+                if turn.is_taken:
+                    await turn.ended.wait()
+                    continue
+                turn.take()
+                try:
                     await anyio.to_thread.run_sync(self._commit_pending)
+                finally:
+                    turn.end()
         finally:
             with self._queue:
                 if ticket in self._pending:

@@ -29,20 +29,43 @@ class Ticket:
         self.settled = True
 
 
-class Turns:
-    """The lock that the first of several commits takes: one for each event loop, as it can't be shared."""
+class Turn:
+    """Who writes at the moment, of those that commit on one event loop."""
+
+    __slots__ = ("ended", "is_taken")
 
     def __init__(self) -> None:
-        self._locks: anyio.lowlevel.RunVar[anyio.Lock] | None = None
+        import anyio
 
-    def lock(self) -> anyio.Lock:
-        """Give the lock of the running event loop."""
+        self.is_taken = False
+        self.ended = anyio.Event()
+
+    def take(self) -> None:
+        """Begin to write; the others wait for ``ended``."""
+        import anyio
+
+        self.is_taken, self.ended = True, anyio.Event()
+
+    def end(self) -> None:
+        """Wake all others at once: those whose commit was written with this one, and those of the next one."""
+        self.is_taken = False
+        self.ended.set()
+
+
+class Turns:
+    """The turn of each event loop."""
+
+    def __init__(self) -> None:
+        self._turns: anyio.lowlevel.RunVar[Turn] | None = None
+
+    def current(self) -> Turn:
+        """Give the turn of the running event loop."""
         import anyio.lowlevel
 
-        if self._locks is None:
-            self._locks = anyio.lowlevel.RunVar(f"lading.store.tickets.{id(self)}")
-        lock = self._locks.get(None)
-        if lock is None:
-            lock = anyio.Lock()
-            self._locks.set(lock)
-        return lock
+        if self._turns is None:
+            self._turns = anyio.lowlevel.RunVar(f"lading.store.tickets.{id(self)}")
+        turn = self._turns.get(None)
+        if turn is None:
+            turn = Turn()
+            self._turns.set(turn)
+        return turn
