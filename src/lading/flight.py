@@ -1,19 +1,20 @@
 """Single flight, and the only owner of background tasks.
 
-A host task owns the client's task group, so that flights outlive whoever asked first, and end when the client is
-closed. (A task group entered by the client's own ``__aenter__`` would belong to the task that happened to run it,
-which in a test fixture isn't the one that leaves it.)
+Operations run in tasks of their own, so that they outlive whoever asked first, and a host task ends them all when the
+client is closed, or its event loop. (A task group entered by the client's own ``__aenter__`` would belong to the task
+that happened to run it, which in a test fixture isn't the one that leaves it. One that the host owned would do the
+same as this, for several times the time that an operation on the local store takes.)
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import anyio
-from anyio.abc import TaskGroup
 
 from lading.errors import LadingError
 
@@ -25,11 +26,11 @@ _log = logging.getLogger("lading.flight")
 class _Flight:
     """One operation under way, and who waits for it."""
 
-    __slots__ = ("done", "error", "is_shared", "result", "scope", "waiters")
+    __slots__ = ("done", "error", "is_shared", "result", "task", "waiters")
 
     def __init__(self) -> None:
-        self.done = anyio.Event()
-        self.scope = anyio.CancelScope()
+        self.done = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
         self.waiters = 0
         self.is_shared = False
         self.result: Any = None
@@ -47,9 +48,11 @@ class Flights:
         self._at_end = at_end
         self._loop = asyncio.get_running_loop()
         self._flights: dict[Hashable, _Flight] = {}
-        self._group: TaskGroup | None = None
-        self._started = anyio.Event()
+        # In the order in which they began: what waits for others is told of the end before those are.
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._closing = False
+        self._begun = asyncio.Event()
+        self._close = asyncio.Event()
         self._host = self._loop.create_task(self._run(), name="lading flights")
         self._host.add_done_callback(self._end)
 
@@ -62,11 +65,12 @@ class Flights:
         Raises:
             LadingError: the client was closed meanwhile.
         """
-        group = await self._open()
+        await self._open()
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
-            group.start_soon(self._fly, key, flight, operation)
+            flight.task = self._start(self._fly(key, flight, operation))
+            flight.task.add_done_callback(partial(_land, flight))
         flight.waiters += 1
         flight.is_shared = flight.is_shared or flight.waiters > 1
         try:
@@ -76,40 +80,34 @@ class Flights:
             if flight.waiters == 0 and not flight.done.is_set():
                 # Whoever comes next starts anew instead of joining what is being cancelled.
                 self._forget(key, flight)
-                flight.scope.cancel()
+                assert flight.task is not None
+                flight.task.cancel()
         if flight.error is not None:
             if flight.is_shared and isinstance(flight.error, LadingError):
                 raise flight.error.again()
             raise flight.error
         return cast(T, flight.result)
 
-    async def begin(self, operation: Callable[[], Awaitable[object]]) -> anyio.CancelScope:
-        """Run ``operation`` in the background: until it ends, its scope is cancelled, or the client is closed.
+    async def begin(self, operation: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+        """Run ``operation`` in the background: until it ends, the task is cancelled, or the client is closed.
 
-        What it raises is logged, and nobody else's concern.
+        What it raises is logged, and nobody else's concern. It has begun when this returns.
 
         Raises:
             LadingError: the client is closed.
         """
-        group = await self._open()
-        scope = anyio.CancelScope()
-        group.start_soon(self._run_alone, scope, operation)
-        return scope
-
-    async def _run_alone(self, scope: anyio.CancelScope, operation: Callable[[], Awaitable[object]]) -> None:
+        await self._open()
+        begun = asyncio.Event()
+        task = self._start(_run_alone(begun, operation))
+        task.add_done_callback(lambda _: begun.set())
         try:
-            with scope:
-                await operation()
-        except Exception:
-            _log.exception("a background task failed")
-
-    async def _open(self) -> TaskGroup:
-        self.check_loop()
-        if not self._started.is_set():
-            await self._started.wait()
-        if self._closing or self._group is None:
-            raise LadingError("the client is closed", hint="use it inside its `async with`")
-        return self._group
+            await begun.wait()
+        except BaseException:
+            task.cancel()
+            raise
+        if task.cancelled():
+            raise _closed()
+        return task
 
     def outdate(self, key: Hashable) -> None:
         """Let whoever comes next start anew, instead of joining an operation whose result is known to be outdated."""
@@ -126,49 +124,65 @@ class Flights:
     async def aclose(self) -> None:
         """Cancel what is under way, tell its waiters, and return when every task has ended. May be called again.
 
+        Being cancelled meanwhile doesn't stop that.
+
         Raises:
             LadingError: called on another event loop, while this one's tasks haven't ended.
         """
         if not self._host.done():
             self.check_loop()
             self._closing = True
+            self._close.set()
             with anyio.CancelScope(shield=True):
-                await self._started.wait()
-                if self._group is not None:
-                    self._group.cancel_scope.cancel()
                 await asyncio.wait([self._host])
         if not self._host.cancelled() and (error := self._host.exception()) is not None:
             raise error
 
+    async def _open(self) -> None:
+        self.check_loop()
+        if not self._begun.is_set():
+            await self._begun.wait()
+        if self._closing:
+            raise LadingError("the client is closed", hint="use it inside its `async with`")
+
+    def _start(self, operation: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(operation)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
+        return task
+
     async def _run(self) -> None:
         try:
-            async with anyio.create_task_group() as self._group:
-                self._started.set()
-                await anyio.sleep_forever()
+            self._begun.set()
+            await self._close.wait()
         finally:
+            self._closing = True
+            while self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.wait(self._tasks)
             if self._at_end is not None:
                 await self._at_end()
 
     def _end(self, _host: asyncio.Task[None]) -> None:
         # A callback, because a task that is cancelled before it has begun runs no `finally`.
         self._closing = True
-        self._started.set()
+        self._begun.set()
 
     async def _fly(self, key: Hashable, flight: _Flight, operation: Callable[[], Awaitable[T]]) -> None:
         try:
-            with flight.scope:
-                flight.result = await operation()
-                return
+            flight.result = await operation()
         except Exception as error:
-            # It is the waiters' error: here it would end every other flight.
             flight.error = error
-        except BaseException as error:
+        except asyncio.CancelledError:
             task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling():
-                # Nobody cancelled this: the operation waited for something that was, and ends alone.
-                flight.error = LadingError("the operation was cancelled from inside", hint="try again")
-                return
-            flight.error = LadingError("the client was closed while this was under way")
+            if task is None or task.cancelling():
+                flight.error = _closed()
+                raise
+            # Nobody cancelled this: the operation waited for something that was, and ends alone.
+            flight.error = LadingError("the operation was cancelled from inside", hint="try again")
+        except BaseException:
+            flight.error = _closed()
             raise
         finally:
             self._forget(key, flight)
@@ -177,3 +191,22 @@ class Flights:
     def _forget(self, key: Hashable, flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
+
+
+def _land(flight: _Flight, _task: asyncio.Task[None]) -> None:
+    # A callback, for the same reason.
+    if not flight.done.is_set():
+        flight.error = _closed()
+        flight.done.set()
+
+
+async def _run_alone(begun: asyncio.Event, operation: Callable[[], Awaitable[object]]) -> None:
+    begun.set()
+    try:
+        await operation()
+    except Exception:
+        _log.exception("a background task failed")
+
+
+def _closed() -> LadingError:
+    return LadingError("the client was closed while this was under way")

@@ -89,9 +89,9 @@ class Prefetch:
             Exception: what the iteration over the references raised, once all that came before is given.
         """
         work = self._work
-        if work.scope is None:
-            work.scope = anyio.CancelScope()  # so that nobody begins it twice
-            work.scope = await self._flights.begin(work.run)
+        if not work.is_begun:
+            work.is_begun = True
+            work.task = await self._flights.begin(work.run)
         while not work.outcomes:
             if work.has_ended:
                 failure, work.failure = work.failure, None
@@ -139,7 +139,8 @@ class _Work:
         self._taken = anyio.Event()
         self._arrived = anyio.Event()
         self.outcomes: deque[Outcome] = deque()
-        self.scope: anyio.CancelScope | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.is_begun = False
         self.is_running = False
         self.has_ended = False
         self.failure: BaseException | None = None
@@ -159,8 +160,9 @@ class _Work:
         """Begin no more, end what is under way, and give nothing more."""
         self.has_ended = True
         self.outcomes.clear()
-        if self.scope is not None:
-            self.scope.cancel()
+        self._arrived.set()
+        if self.task is not None:
+            self.task.cancel()
 
     def drop(self) -> None:
         """Do the same from wherever an object is collected: in another thread, or when its loop is closed."""
