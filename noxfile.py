@@ -40,6 +40,13 @@ def aioresponses(session: nox.Session) -> None:
 
 
 @nox.session
+def torture(session: nox.Session) -> None:
+    """The long form of the tests that have one: kills, power cuts, faults, hostile input. Takes hours."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "pytest", "--torture", "-m", "torture", "-s", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Requests and times of pulls, measured here and now."""
     session.install("-e", ".")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from ordeal import Ordeal
 from planted import WatchedRun, Watcher
 
 from lading import Client, LocalStore, MemoryStore, Retry, Store
@@ -17,6 +19,14 @@ ONCE = Retry(attempts=1, longest_pause=0.0)
 
 _MEASURED = pytest.StashKey[list[tuple[str, str]]]()
 _WATCHER = pytest.StashKey[Watcher]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("lading")
+    group.addoption("--torture", action="store_true", help="the long form of each test that has one: hours")
+    group.addoption(
+        "--seed", type=int, help="of what chance decides; by default the same each time, or with --torture never"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,6 +54,17 @@ def measured(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         request.config.stash[_MEASURED].append((what, figure))
 
     return report
+
+
+@pytest.fixture
+def ordeal(request: pytest.FixtureRequest) -> Ordeal:
+    """Tell which form is wanted; the seed is printed, and repeats a run with ``--seed``."""
+    is_long = bool(request.config.getoption("--torture"))
+    seed = request.config.getoption("--seed")
+    if seed is None:
+        seed = int.from_bytes(os.urandom(4), "big") if is_long else 20
+    print(f"--seed {seed}")
+    return Ordeal(is_long, seed)
 
 
 @pytest.fixture

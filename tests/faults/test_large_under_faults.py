@@ -19,6 +19,7 @@ from pathlib import Path
 import anyio
 import pytest
 from artifacts import MANIFEST, describe, sha256
+from ordeal import Ordeal
 
 from lading import Client, LocalStore, MemoryStore, Retry, Store, Timeouts
 from lading.auth.credentials import StaticCredentials
@@ -237,9 +238,10 @@ def test_eight_processes_fetch_each_blob_once(
     anyio.run(assert_kept, tmp_path, fetch.ref, layers)
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("rate", [40 * MIB, None], ids=["40-MiB-a-second", "full-speed"])
 def test_killed_at_random_places_little_is_fetched_twice(
-    threaded: ThreadedRegistry, tmp_path: Path, measured: Callable[[str, str], None], rate: int | None
+    threaded: ThreadedRegistry, tmp_path: Path, measured: Callable[[str, str], None], rate: int | None, ordeal: Ordeal
 ) -> None:
     layers = tuple(content_of(64 * MIB, number) for number in range(3))
     size = sum(map(len, layers))
@@ -247,9 +249,9 @@ def test_killed_at_random_places_little_is_fetched_twice(
     if rate is not None:
         threaded.faults.add(Bandwidth(rate), on="GET blob", times=None)
     fetch = Fetch(tmp_path, f"{threaded.host}/{REPOSITORY}:v1")
-    dice = random.Random(20)
+    dice = random.Random(ordeal.seed)
     kills = 0
-    for place in sorted(dice.randrange(size) for _ in range(20)):
+    for place in sorted(dice.randrange(size) for _ in range(ordeal.rounds(20, 100))):
         process = fetch.start()
         while process.poll() is None and sent_in_sum(threaded) < place:
             time.sleep(0.001)
