@@ -8,7 +8,16 @@ from contextlib import closing
 import click
 
 from lading.agents.agent import Agent
-from lading.cli.options import as_written, common_options, reference_argument, run, to_seconds
+from lading.arguments import read_lock
+from lading.cli.options import (
+    as_written,
+    common_options,
+    locked_option,
+    max_age_option,
+    reference_argument,
+    run,
+    to_seconds,
+)
 from lading.cli.render import ORIGINS, agent_fields, print_json, say
 from lading.client import Client
 from lading.home import default_home
@@ -20,8 +29,9 @@ from lading.store.local import LocalStore
 @click.argument("ref", metavar="REF", callback=as_written)
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE; - is standard output.")
 @click.option("--force", is_flag=True, help="Fetch it again, even if it hasn't changed.")
+@locked_option
 @common_options
-def pull(ref: str, output: str | None, force: bool, offline: bool, as_json: bool) -> None:
+def pull(ref: str, output: str | None, force: bool, locked: str | None, offline: bool, as_json: bool) -> None:
     """Refresh an agent from its registry and write it to a file.
 
     The file is named after REF (acme/triage:v3 becomes acme_triage_v3.yaml). If the registry fails, that is an error,
@@ -31,6 +41,7 @@ def pull(ref: str, output: str | None, force: bool, offline: bool, as_json: bool
     Examples:
       lading pull acme/triage
       lading pull ghcr.io/acme/triage:v3 -o agent.yaml
+      lading pull ghcr.io/acme/triage:v3 --locked agents.lock
     """
     from lading.cli.files import default_file_name, write_atomically
 
@@ -39,9 +50,12 @@ def pull(ref: str, output: str | None, force: bool, offline: bool, as_json: bool
     if output == "-" and as_json:
         raise click.UsageError("--json describes a file that was written, not standard output: leave out one of them")
     path = output or default_file_name(ref)
+    lock = read_lock(locked)
+    reference = Reference.parse(ref)
+    wanted = reference if lock is None else lock.pin(reference)
 
     async def verb(client: Client) -> Agent:
-        agent = await client.pull_agent(ref, force=force, fallback="never")
+        agent = await client.pull_agent(wanted, force=force, fallback="never")
         if path != "-":
             await write_atomically(path, agent.content)
         return agent
@@ -53,17 +67,23 @@ def pull(ref: str, output: str | None, force: bool, offline: bool, as_json: bool
         print_json({**agent_fields(agent), "path": path})
     else:
         print(path)
-    say(f"{agent.reference}: {agent.digest} ({ORIGINS[agent.origin]})")
+    say(f"{reference}: {agent.digest} ({ORIGINS[agent.origin]})")
 
 
 @click.command()
 @reference_argument
-@click.option(
-    "--max-age", type=float, callback=to_seconds, metavar="SECONDS", help="Trust a copy confirmed this recently."
-)
+@max_age_option
 @click.option("--max-stale", type=float, callback=to_seconds, metavar="SECONDS", help="Refuse an older stand-in.")
+@locked_option
 @common_options
-def cat(reference: Reference, max_age: float | None, max_stale: float | None, offline: bool, as_json: bool) -> None:
+def cat(
+    reference: Reference,
+    max_age: float | None,
+    max_stale: float | None,
+    locked: str | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
     """Print an agent exactly as it was published.
 
     A digest that is cached needs no network. If the registry fails, the cached copy is printed, with a warning.
@@ -73,7 +93,11 @@ def cat(reference: Reference, max_age: float | None, max_stale: float | None, of
       lading cat acme/triage
       lading cat ghcr.io/acme/triage@sha256:…
       lading cat acme/triage --max-age 3600
+      lading cat acme/triage --locked agents.lock
     """
+    lock = read_lock(locked)
+    if lock is not None:
+        reference = lock.pin(reference)
     with closing(LocalStore(default_home())) as store:
         client = Client(store, offline=offline)
         agent = client.cached(reference, max_age)

@@ -11,8 +11,12 @@ from lading import __version__
 _VERBS = {
     "pull": ("lading.cli.agents", "Refresh an agent from its registry and write it to a file."),
     "cat": ("lading.cli.agents", "Print an agent, from the cache where that is right."),
+    "prefetch": ("lading.cli.prefetch", "Pull many agents, and what they need, into the store."),
+    "lock": ("lading.cli.lock", "Write down what agents stand for, and all that they need, in a lock file."),
+    "tree": ("lading.cli.tree", "Draw an agent and the agents that it needs."),
     "push": ("lading.cli.publish", "Publish an agent."),
     "inspect": ("lading.cli.shelf", "Show what an agent is, and what is known of its artifact."),
+    "diff": ("lading.cli.diff", "Say what another version of an agent may do that this one doesn't."),
     "ls": ("lading.cli.shelf", "List the agents in the store."),
     "rm": ("lading.cli.shelf", "Remove agents from the store."),
     "resolve": ("lading.cli.registries", "Print the digest that a reference stands for now."),

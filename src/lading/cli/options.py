@@ -46,6 +46,32 @@ def to_references(ctx: click.Context, param: click.Parameter, values: tuple[str,
     return tuple(to_reference(ctx, param, value) for value in values)
 
 
+def locked_option(command: F) -> F:
+    """Add ``--locked``, as ``locked``: the path of a lock file."""
+    return click.option(
+        "--locked", metavar="FILE", help="Pull what this lock file says; fail for what it doesn't cover."
+    )(command)
+
+
+def max_age_option(command: F) -> F:
+    """Add ``--max-age``, as ``max_age``."""
+    return click.option(
+        "--max-age", type=float, callback=to_seconds, metavar="SECONDS", help="Trust a copy confirmed this recently."
+    )(command)
+
+
+def files_option(command: F) -> F:
+    """Add ``-f``, as ``files``: paths of lists of references."""
+    return click.option(
+        "-f",
+        "--file",
+        "files",
+        multiple=True,
+        metavar="FILE",
+        help="References from FILE, one a line, # before comments; - is standard input. May be given more than once.",
+    )(command)
+
+
 def json_option(command: F) -> F:
     """Add ``--json``, as ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
@@ -59,20 +85,13 @@ def common_options(command: F) -> F:
 
 def run(client: Client, verb: Callable[[Client], Awaitable[T]]) -> T:
     """Run a verb's coroutine with ``client`` on an event loop of its own, and close the client."""
-    import logging
-
     import anyio
+
+    from lading.cli.log import shown_log
 
     async def session() -> T:
         async with client:
             return await verb(client)
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("lading: %(levelname)s: %(message)s"))
-    logging.addLevelName(logging.WARNING, "warning")
-    logger = logging.getLogger("lading")
-    logger.addHandler(handler)
-    try:
+    with shown_log():
         return anyio.run(session)
-    finally:
-        logger.removeHandler(handler)

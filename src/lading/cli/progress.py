@@ -7,13 +7,16 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lading.events import BlobProgress, Event
+from lading.events import BlobProgress, Event, Pulled
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _SHOWN = 1024 * 1024
 """Bytes of a blob above which it gets a bar."""
+
+_PAUSE = 0.1
+"""Seconds between two changes of a bar that counts: what nobody can see isn't worth its time."""
 
 
 def size_text(size: float) -> str:
@@ -23,6 +26,12 @@ def size_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError
+
+
+def rate_text(count: int, seconds: float) -> str:
+    """Give how fast things were done, for people."""
+    rate = count / seconds if seconds > 0 else 0.0
+    return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
 
 
 class BlobBars:
@@ -102,7 +111,66 @@ class BlobBars:
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # else it is no business of the terminal
             )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+
+class CountBar:
+    """Shows how many are done, on a terminal, and how many of them failed.
+
+    ``total`` is how many there are, ``None`` if nobody knows. As a listener, it counts what is pulled.
+    """
+
+    def __init__(self, total: int | None = None, *, is_shown: bool = True) -> None:
+        self._is_shown = is_shown
+        self._total = total
+        self._done = self._failed = 0
+        self._began = self._told = time.monotonic()
+        self._bars: Progress | None = None
+
+    def __call__(self, event: Event, /) -> None:
+        if isinstance(event, Pulled):
+            self.advance()
+
+    def advance(self, *, has_failed: bool = False) -> None:
+        """Count one more."""
+        self._done += 1
+        self._failed += has_failed
+        now = time.monotonic()
+        if self._bars is not None and now - self._told >= _PAUSE:
+            self._told = now
+            self._bars.update(self._bars.task_ids[0], description=self._text(now), completed=self._done)
+
+    def expect(self, more: int) -> None:
+        """Take note that there are more than was known."""
+        if self._total is not None and more:
+            self._total += more
+            if self._bars is not None:
+                self._bars.update(self._bars.task_ids[0], total=self._total)
+
+    def _text(self, now: float) -> str:
+        of = "" if self._total is None else f"/{self._total}"
+        failed = f", [red]{self._failed} failed[/red]" if self._failed else ""
+        return f"{self._done}{of}{failed}, {rate_text(self._done, now - self._began)}"
+
+    def __enter__(self) -> Self:
+        if self._is_shown and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            self._bars = Progress(
+                *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
+            )
+            self._bars.add_task(self._text(self._began), total=self._total)
             self._bars.start()
         return self
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lading.agents.agent import Agent
 from lading.errors import LadingError
+from lading.oci.digest import Digest
 from lading.redact import printable
 
 ORIGINS = {
@@ -64,6 +65,20 @@ def print_fields(title: str, fields: Iterable[tuple[str, object]]) -> None:
     print(title)
     for name, value in lines:
         print(f"  {name.ljust(width)}  {value}".rstrip())
+
+
+def short_digest(digest: Digest) -> str:
+    """Give as much of a digest as people compare."""
+    return f"{digest.algorithm}:{digest.encoded[:12]}"
+
+
+def can_show(text: str) -> bool:
+    """Tell whether standard output has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def ago(seconds: float) -> str:

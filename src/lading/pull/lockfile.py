@@ -135,9 +135,7 @@ class Lockfile:
         """
         entry = self.find(reference)
         if entry is None:
-            raise LockMismatch(
-                f"{reference}: not in the lock file", hint="add it: lading lock, with this reference as well"
-            )
+            raise LockMismatch(f"{reference}: not in the lock file", hint=f"add it: lading lock {reference}")
         return entry.pinned
 
     def changes(self, newer: Lockfile) -> tuple[LockChange, ...]:
@@ -161,7 +159,11 @@ class Lockfile:
             document = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
             # The two sides of a merge that nobody resolved, most likely.
-            hint = "resolve the conflict, or write it anew: lading lock" if "\n<<<<<<<" in f"\n{text}" else _ANEW
+            hint = (
+                "resolve the conflict, or remove the file and write it anew: lading lock"
+                if "\n<<<<<<<" in f"\n{text}"
+                else _ANEW
+            )
             raise InvalidLockfile(f"not TOML: {error}", hint=hint) from error
         version = document.get("version")
         if version != VERSION or type(version) is not int:
@@ -221,7 +223,7 @@ class Lockfile:
                 os.unlink(temporary)
 
 
-_ANEW = "write it anew: lading lock"
+_ANEW = "remove it, and write it anew: lading lock"
 
 
 def _entry_text(entry: LockEntry) -> str:
