@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lading import errors
     from lading.agents.agent import Agent
+    from lading.agents.capabilities import Comparison, compare_agents
     from lading.auth.credentials import Credential, Credentials, StaticCredentials
     from lading.client import Client, pull_agent
     from lading.errors import LadingError
@@ -40,6 +41,7 @@ __all__ = [
     "Agent",
     "Artifact",
     "Client",
+    "Comparison",
     "Credential",
     "Credentials",
     "Delivered",
@@ -65,6 +67,7 @@ __all__ = [
     "Store",
     "Timeouts",
     "__version__",
+    "compare_agents",
     "errors",
     "pull_agent",
 ]
@@ -73,6 +76,7 @@ _HOMES = {
     "Agent": "lading.agents.agent",
     "Artifact": "lading.pull.artifact",
     "Client": "lading.client",
+    "Comparison": "lading.agents.capabilities",
     "Credential": "lading.auth.credentials",
     "Credentials": "lading.auth.credentials",
     "Delivered": "lading.push.artifact",
@@ -97,6 +101,7 @@ _HOMES = {
     "StaticCredentials": "lading.auth.credentials",
     "Store": "lading.store.store",
     "Timeouts": "lading.http.timeouts",
+    "compare_agents": "lading.agents.capabilities",
     "pull_agent": "lading.client",
 }
 
