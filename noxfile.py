@@ -33,6 +33,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, in build/site; a link that leads nowhere is an error. Its code is run by the tests."""
+    session.install("-e", ".[docs]")
+    session.run("mkdocs", "build", "--strict", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def aioresponses(session: nox.Session) -> None:
     """Code whose tests mock aiohttp with aioresponses, which works with aiohttp below 3.14 only."""
     session.install("-e", ".[dev]", "aiohttp<3.14", "aioresponses>=0.7.8")
@@ -48,6 +55,6 @@ def torture(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Requests and times of pulls, measured here and now."""
-    session.install("-e", ".")
+    """What pulls cost, side by side with other clients: ``nox -s bench -- --help``."""
+    session.install("-e", ".", "-r", "benchmarks/requirements.txt")
     session.run("python", "-m", "benchmarks", *session.posargs)

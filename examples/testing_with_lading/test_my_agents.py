@@ -3,13 +3,14 @@
     pip install 'lading[testing]'
     pytest test_my_agents.py
 
-The fixtures `oci_registry` and `lading_client` come with lading. The tests are asynchronous by anyio's plugin, which is
-there because lading needs anyio; pytest-asyncio does as well, and so do synchronous tests.
+The fixtures `oci_registry`, `lading_client` and their factories come with lading. The tests are asynchronous by anyio's
+plugin, which is there because lading needs anyio; pytest-asyncio does as well, and so do synchronous tests.
 """
 
 import pytest
 
 import lading
+from lading.testing import PROFILES
 
 pytestmark = pytest.mark.anyio
 
@@ -78,3 +79,16 @@ async def test_it_goes_on_when_the_registry_is_down(oci_registry, lading_client,
     oci_registry.start()
     await help_desk.instructions()
     assert not help_desk.is_degraded
+
+
+async def test_it_can_sign_in(oci_registry_factory, lading_client_factory):
+    """A registry with TLS, users and a token service, and a client that trusts it and may come in."""
+    registry = oci_registry_factory(tls=True, profile=PROFILES["ghcr"], users={"ada": "secret"})
+    client = lading_client_factory(
+        hosts=lading.HostsConfig({registry.host: lading.Host(registry.url, ca=registry.ca_pem)}),
+        credentials=lading.StaticCredentials({registry.host: lading.Credential("ada", "secret")}),
+    )
+    reference = f"{registry.host}/acme/triage:v1"
+    await client.push_agent(TRIAGE, reference)
+    assert "Sort the tickets" in await HelpDesk(client, reference).instructions()
+    assert "bearer" in {credential.scheme for credential in registry.credentials}
