@@ -54,6 +54,13 @@ def torture(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Coverage-guided inputs for all that reads foreign bytes: ``nox -s fuzz -- --runs 1000000 manifest``."""
+    session.install("-e", ".[zstd]", "atheris>=2.3")
+    session.run("python", "tests/hostile/fuzz_parsers.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """What pulls cost, side by side with other clients: ``nox -s bench -- --help``."""
     session.install("-e", ".", "-r", "benchmarks/requirements.txt")

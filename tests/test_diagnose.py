@@ -41,6 +41,8 @@ YAML = b"agents: {root: {}}\n"
 USERS = {"alice": "correct-horse"}
 SHORT = Timeouts(connect=0.5, first_byte=0.5, stall=0.5)
 NOBODY = StaticCredentials({})
+DEAD = "http://127.0.0.1:1"
+"""Where nobody listens."""
 
 SECRETS = ("proxy-s3cret", "pass-s3cret", "token-s3cret", "header-s3cret", "query-s3cret", "cHJveHktczNjcmV0")
 
@@ -384,6 +386,36 @@ class TestHosts:
         planned = [finding.topic for finding in found].index("connection")
         assert found.topics()[:planned].count("route") == 2
 
+    @pytest.mark.parametrize("capabilities", [["pull", "resolve"], ["resolve"]])
+    async def test_a_server_that_isnt_needed_is_a_warning(
+        self, registry: EmbeddedRegistry, capabilities: list[str]
+    ) -> None:
+        """Without the right to give content, though, the mirror alone is no use."""
+        publish(registry, YAML)
+        hosts = HostsConfig({"dead.example": RegistryHosts(Host(DEAD), (Host(registry.url, capabilities),))})
+        found = await examine("dead.example/acme/triage:v1", hosts=hosts)
+        serves = "pull" in capabilities
+        assert found.failures == ([] if serves else ["connection"])
+        assert found.warnings == (["connection"] if serves else [])
+        assert found["manifest"].about.startswith("mirror")
+        found = await examine("dead.example/acme/triage:v2", hosts=hosts)
+        assert found.failures == ["connection"], "the mirror doesn't have it"
+
+    async def test_a_misspelt_key(self, registry: EmbeddedRegistry, tmp_path: Path) -> None:
+        publish(registry, YAML)
+        directory = tmp_path / registry.host
+        directory.mkdir()
+        text = f'server = "{registry.url}"\ncapabilites = ["pull"]\ndial_timeout = 1\n'
+        (directory / "hosts.toml").write_text(text)
+        hosts = HostsConfig(directories=[tmp_path])
+        for ref in (f"{registry.host}/acme/triage:v1", None):
+            found = await examine(ref, hosts=hosts)
+            assert (found.failures, found.warnings) == ([], ["hosts"])
+            warning = next(one for one in list(found) if one.verdict == "warning")
+            assert f"{directory}/hosts.toml: capabilites is ignored" in warning.text
+            assert warning.hint == "did you mean capabilities?"
+            assert any("dial_timeout is ignored" in one.text and one.verdict == "note" for one in list(found))
+
     async def test_a_mirror_that_isnt_asked_for_tags(self, registry: EmbeddedRegistry) -> None:
         digest = publish(registry, YAML)
         async with EmbeddedRegistry() as other:
@@ -437,6 +469,9 @@ class TestTls:
             assert str(ca) in found["trust"].text
             assert found["tls"].data["version"] == "TLSv1.3"
             assert "trustme" in found["tls"].data["issuer"]
+            found = await examine(f"{registry.host}/acme/triage:v1", hosts=served(registry, ca=registry.ca_pem))
+            assert found.failures == []
+            assert "BEGIN" not in found["trust"].text + json.dumps(found["trust"].as_dict())
 
     async def test_an_authority_that_nobody_knows(self, tmp_path: Path) -> None:
         async with self.secure(tmp_path) as (registry, _):
@@ -575,6 +610,16 @@ class TestProxies:
         found = await examine("ghcr.io/acme/triage", env={"HTTPS_PROXY": "socks5://user:proxy-s3cret@127.0.0.1:1"})
         assert found.failures == ["proxy"]
         assert found.topics()[-1] == "network"
+
+    async def test_one_that_cant_be_used_is_no_harm_to_who_needs_none(self) -> None:
+        async with self.around() as (registry, _):
+            env = {"ALL_PROXY": "socks5h://user:proxy-s3cret@127.0.0.1:1", "NO_PROXY": "0.0.0.0"}
+            found = await examine(f"{registry.host}/acme/triage:v1", env=env, hosts=served(registry))
+            assert found.failures == []
+            assert found["manifest"].verdict == "ok"
+            found = await examine(f"localhost:{registry.host.rpartition(':')[2]}/acme/triage:v1", env=env)
+            assert found.failures == []
+            assert [one.topic for one in await examine(env=env) if one.verdict == "failure"] == ["proxy"]
 
     async def test_who_needs_none(self) -> None:
         async with self.around() as (registry, proxy):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,7 @@ TREE = {
     "InvalidDocument": "LadingError",
     "InvalidHosts": "LadingError",
     "InvalidLockfile": "LadingError",
+    "InvalidPlatform": "LadingError",
     "NotAnAgent": "LadingError",
     "TransportError": "LadingError",
     "ConnectFailed": "TransportError",
@@ -65,6 +68,17 @@ def test_the_tree_is_the_promised_one() -> None:
     assert found == TREE
 
 
+def test_what_other_modules_raise_is_a_kind_of_these() -> None:
+    found = {
+        f"{path.stem}.{node.name}"
+        for path in Path(errors.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef) and path.stem != "errors"
+        if any(isinstance(base, ast.Name) and base.id == "LadingError" for base in node.bases)
+    }
+    assert found == set()
+
+
 def test_the_tree_is_drawn_in_the_docstring() -> None:
     parents = ["LadingError"]
     drawn: dict[str, str] = {}
@@ -88,6 +102,7 @@ def test_only_what_was_given_is_a_value_error() -> None:
         "InvalidDocument",
         "InvalidHosts",
         "InvalidLockfile",
+        "InvalidPlatform",
     }
 
 

@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"registry"}),
     frozenset({"flight"}),
     frozenset({"pull", "push"}),
-    frozenset({"arguments", "client", "diagnose", "home", "network", "rooms"}),
+    frozenset({"arguments", "client", "diagnose", "home", "network", "rooms", "telemetry"}),
     frozenset({"cli", "testing"}),
 )
 BESIDE = {("errors", "redact"), ("client", "rooms"), ("rooms", "network"), ("client", "arguments"), ("client", "home")}
@@ -55,6 +55,7 @@ OWNERS = {
     "yarl": ("lading.http.*", "lading.testing.*"),
     "sqlite3": ("lading.store.index*",),
     "yaml": ("lading.agents.document",),
+    "opentelemetry": ("lading.telemetry",),
     "zstandard": ("lading.agents.artifact",),
     "trustme": ("lading.testing.tls",),
     "pytest": ("lading.testing.plugin",),

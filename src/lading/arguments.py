@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lading.errors import InvalidDocument
 from lading.oci.reference import Reference
@@ -15,6 +16,37 @@ if TYPE_CHECKING:
     from lading.pull.lockfile import Lockfile
 
 T = TypeVar("T")
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check what a client is constructed with: a mistake is found where it was made, and not at the first request.
+
+    Raises TypeError, ValueError.
+    """
+    for name, module, kind in (
+        ("hosts", "lading.http.hosts", "HostsConfig"),
+        ("retry", "lading.http.retry", "Retry"),
+        ("timeouts", "lading.http.timeouts", "Timeouts"),
+    ):
+        given = options[name]
+        # Who has none of them pays for none of their modules.
+        if given is not None and not isinstance(given, getattr(import_module(module), kind)):
+            raise TypeError(f"{name} must be a lading.{kind}, not {type(given).__name__}")
+    credentials, events = options["credentials"], options["events"]
+    if credentials is not None and not callable(getattr(credentials, "credential", None)):
+        kind = type(credentials).__name__
+        raise TypeError(f"credentials must have a method `credential`, as lading.StaticCredentials does, not {kind}")
+    if events is not None and not callable(events):
+        raise TypeError(f"events must be called with each event, not {type(events).__name__}")
+    for name in ("proxy", "user_agent"):
+        if not isinstance(options[name], str | None):
+            raise TypeError(f"{name} must be text, not {type(options[name]).__name__}")
+    if (agent := options["user_agent"]) is not None and not (agent.isascii() and agent.isprintable()):
+        raise ValueError(f"user_agent must be printable ASCII on one line, not {agent!r}")
+    if type(options["concurrency"]) is not int:
+        raise TypeError(f"concurrency must be a number of blobs, not {type(options['concurrency']).__name__}")
+    if options["concurrency"] < 1:
+        raise ValueError("concurrency must be at least 1")
 
 
 def given_store(store: object) -> Store:

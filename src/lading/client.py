@@ -14,7 +14,16 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lading.arguments import given_store, read_lock, read_source, to_one_of, to_platforms, to_reference, to_seconds
+from lading.arguments import (
+    check_options,
+    given_store,
+    read_lock,
+    read_source,
+    to_one_of,
+    to_platforms,
+    to_reference,
+    to_seconds,
+)
 from lading.events import Listener
 from lading.home import open_store
 from lading.oci.digest import Digest
@@ -81,24 +90,20 @@ class Client:
         events: Listener | None = None,
         user_agent: str | None = None,
     ) -> None:
-        if concurrency < 1:
-            raise ValueError("concurrency must be at least 1")
+        options = {
+            "hosts": hosts,
+            "credentials": credentials,
+            "proxy": proxy,
+            "retry": retry,
+            "timeouts": timeouts,
+            "offline": offline,
+            "concurrency": concurrency,
+            "events": events,
+            "user_agent": user_agent,
+        }
+        check_options(options)
         own_store = open_store(store) if store is None or isinstance(store, str | os.PathLike) else None
-        self._rooms = Rooms(
-            own_store if own_store is not None else given_store(store),
-            own_store,
-            {
-                "hosts": hosts,
-                "credentials": credentials,
-                "proxy": proxy,
-                "retry": retry,
-                "timeouts": timeouts,
-                "offline": offline,
-                "concurrency": concurrency,
-                "events": events,
-                "user_agent": user_agent,
-            },
-        )
+        self._rooms = Rooms(own_store if own_store is not None else given_store(store), own_store, options)
 
     def cached(self, ref: str | Reference, max_age: float | None = None) -> Agent | None:
         """Give an agent that needs no network, or ``None``: synchronous, needs no event loop.
@@ -199,15 +204,9 @@ class Client:
         Raises:
             LadingError: one of them can't be had; the error's notes name the others that can't.
         """
-        from lading.pull.locking import lock_outcomes
-        from lading.pull.prefetch import Prefetch
+        from lading.pull.locking import lock
 
-        async def pull(reference: Reference) -> Agent:
-            kept = None if keep is None else keep.find(reference)
-            return await self.pull_agent(reference if kept is None else kept.pinned, fallback="never")
-
-        async with Prefetch(refs, pull, self._rooms.open().flights, recursive=True) as outcomes:
-            return await lock_outcomes(outcomes)
+        return await lock(refs, partial(self.pull_agent, fallback="never"), self._rooms.open().flights, keep)
 
     async def pull(
         self,
@@ -220,6 +219,7 @@ class Client:
 
         Strict: the registry is asked, and its failure is an error. What the store has isn't fetched again, and what
         was interrupted goes on where it stopped, also in another process. Blobs stream concurrently and are verified.
+        A client that is offline gives what the store has whole.
 
         Args:
             force: fetch again what is there.
@@ -232,11 +232,10 @@ class Client:
             RegistryError, TransportError, ProtocolError: the registry failed.
             IntegrityError: it sent something else.
             StoreError: the store can't take it.
-            Offline: the client is offline.
+            Offline: the client is offline, and the store doesn't have all of it.
         """
-        reference = to_reference(ref)
         platforms = None if all_platforms else to_platforms(platform)
-        return await self._rooms.online(f"pull {reference}").artifacts.pull(reference, force=force, platforms=platforms)
+        return await self._rooms.open().artifacts.pull(to_reference(ref), force=force, platforms=platforms)
 
     async def manifest(self, ref: str | Reference) -> Manifest | Index:
         """Give what ``ref`` stands for, parsed and verified; ``raw`` are its bytes.
@@ -244,10 +243,9 @@ class Client:
         Raises:
             InvalidManifest: it isn't a manifest.
             RegistryError, TransportError, ProtocolError: the registry didn't say.
-            Offline: the client is offline.
+            Offline: the client is offline, and the store doesn't have it.
         """
-        reference = to_reference(ref)
-        return await self._rooms.online(f"get the manifest of {reference}").artifacts.manifest(reference)
+        return await self._rooms.open().artifacts.manifest(to_reference(ref))
 
     @asynccontextmanager
     async def stream_blob(self, ref: str | Reference, digest: str | Digest) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -301,11 +299,17 @@ class Client:
         return pushed
 
     async def copy(
-        self, source: str | Reference, target: str | Reference, platform: _Platforms = None, referrers: bool = False
+        self,
+        source: str | Reference | os.PathLike[str],
+        target: str | Reference,
+        platform: _Platforms = None,
+        referrers: bool = False,
+        image: str | None = None,
     ) -> Delivered:
-        """Copy an artifact or image, whole, to another registry, repository or tag; see :meth:`Copier.copy`."""
-        given = to_reference(source), to_reference(target)
-        return await self._rooms.online(f"copy {given[0]}").copier.copy(*given, to_platforms(platform), referrers)
+        """Copy an artifact or image, whole, to a registry: from one, or a layout (a path); see :meth:`Copier.copy`."""
+        given = source if isinstance(source, os.PathLike) else to_reference(source), to_reference(target)
+        copier = self._rooms.online(f"copy {given[0]}").copier
+        return await copier.copy(*given, to_platforms(platform), referrers, image)
 
     async def resolve(self, ref: str | Reference) -> Descriptor:
         """Ask the registry what ``ref`` stands for now: a HEAD, and a GET where that doesn't say.
@@ -356,12 +360,7 @@ class Client:
             CredentialError: the credential can't be sent.
             Offline: the client is offline.
         """
-        from lading.auth.authorization import check_credential
-        from lading.auth.keeping import canonical_host
-
-        check_credential(credential)
-        host = canonical_host(registry)
-        return await self._rooms.online(f"log in to {host}").verify_login(host, credential)
+        return await self._rooms.online(f"log in to {registry}").verify_login(registry, credential)
 
     async def aclose(self) -> None:
         """End what is under way, and close connections and the client's own store. May be called again."""
@@ -378,6 +377,7 @@ class Client:
         self._rooms.close()
 
     async def __aenter__(self) -> Self:
+        await self._rooms.prepare()
         return self
 
     async def __aexit__(

@@ -4,7 +4,7 @@
 
     LadingError
     ├── InvalidReference, InvalidDigest, InvalidManifest, InvalidDocument, InvalidLockfile   (also ValueError)
-    ├── InvalidHosts   (also ValueError)
+    ├── InvalidPlatform, InvalidHosts   (also ValueError)
     ├── NotAnAgent
     ├── TransportError
     │   ├── ConnectFailed, ProxyFailed, TimedOut, TlsFailed, BodyInterrupted
@@ -75,6 +75,10 @@ class InvalidDocument(LadingError, ValueError):
 
 class InvalidLockfile(LadingError, ValueError):
     """Text that isn't a lock file."""
+
+
+class InvalidPlatform(LadingError, ValueError):
+    """Text that isn't a platform, or platforms that can't be chosen together."""
 
 
 class InvalidHosts(LadingError, ValueError):

@@ -20,6 +20,26 @@ class RequestSent:
 
 
 @dataclass(frozen=True, slots=True)
+class Pulling:
+    """``pull_agent`` begins; what is told next in its task, and in those that it begins, is for this reference."""
+
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullFailed:
+    """``pull_agent`` gave no agent out: ``error`` is the name of the error's class, ``reason`` its message.
+
+    A pull that is cancelled ends so, too.
+    """
+
+    reference: str
+    error: str
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Pulled:
     """``pull_agent`` gave an agent out. ``origin`` and ``seconds`` tell where from and how long it took."""
 
@@ -54,11 +74,21 @@ class RateLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobExpected:
+    """The blob ``digest`` of ``reference``, ``size`` bytes, is to be moved: told as soon as its manifest is known."""
+
+    reference: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class BlobProgress:
     """``received`` of ``size`` bytes of the blob ``digest`` of ``reference`` are here; told ten times a second.
 
     Of a large blob that is pulled, the first that is told is how much of it was here before, and the last is all of it,
-    once that is verified.
+    once that is verified. Of one that is pushed to ``reference``, the bytes are those that are there: none at first, or
+    all at once, if the registry has it.
     """
 
     reference: str
@@ -67,7 +97,7 @@ class BlobProgress:
     size: int
 
 
-Event = RequestSent | Pulled | Retrying | RateLimit | BlobProgress
+Event = RequestSent | Pulling | Pulled | PullFailed | Retrying | RateLimit | BlobExpected | BlobProgress
 
 
 class Listener(Protocol):

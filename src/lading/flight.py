@@ -115,11 +115,20 @@ class Flights:
 
     def check_loop(self) -> None:
         """Raise LadingError when called on another event loop than the one that this belongs to."""
-        if asyncio.get_running_loop() is not self._loop:
+        try:
+            is_here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            is_here = False  # none runs in a child that was forked from within one, and its parent's isn't its own
+        if not is_here:
             raise LadingError(
                 "this client belongs to another event loop",
-                hint="construct a client on each loop that needs one",
+                hint="construct a client on each loop, and in each process, that needs one",
             )
+
+    def check_end(self) -> None:
+        """Raise LadingError where ``aclose`` would."""
+        if not self._host.done():
+            self.check_loop()
 
     async def aclose(self) -> None:
         """Cancel what is under way, tell its waiters, and return when every task has ended. May be called again.
@@ -129,8 +138,8 @@ class Flights:
         Raises:
             LadingError: called on another event loop, while this one's tasks haven't ended.
         """
+        self.check_end()
         if not self._host.done():
-            self.check_loop()
             self._closing = True
             self._close.set()
             with anyio.CancelScope(shield=True):
@@ -167,6 +176,8 @@ class Flights:
     def _end(self, _host: asyncio.Task[None]) -> None:
         # A callback, because a task that is cancelled before it has begun runs no `finally`.
         self._closing = True
+        if not self._begun.is_set() and self._at_end is not None:
+            self._start(_run_alone(self._begun, self._at_end))
         self._begun.set()
 
     async def _fly(self, key: Hashable, flight: _Flight, operation: Callable[[], Awaitable[T]]) -> None:

@@ -27,7 +27,9 @@ def default_home() -> str:
 
 
 def open_store(path: os.PathLike[str] | str | None) -> LocalStore:
-    """Open the store in a directory, by default the default one."""
+    """Open the store in a directory, by default the default one. Raises ValueError for an empty path."""
     from lading.store.local import LocalStore
 
+    if path is not None and not os.fspath(path):
+        raise ValueError("a store's directory has a name; an empty one would be the working directory")
     return LocalStore(default_home() if path is None else path)

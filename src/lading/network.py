@@ -11,7 +11,9 @@ import anyio
 import anyio.to_thread
 
 from lading import __version__
+from lading.auth.authorization import check_credential
 from lading.auth.credentials import Credential, Credentials, default_credentials
+from lading.auth.keeping import canonical_host
 from lading.auth.memory import KeptChallenges
 from lading.auth.transport import AuthTransport
 from lading.errors import LadingError
@@ -76,13 +78,14 @@ class Network:
         self._loop = asyncio.get_running_loop()
         self.flights = Flights(at_end=self._session.aclose)
         self._warned: set[str] = set()
+        self._concurrency = concurrency
         large = anyio.CapacityLimiter(concurrency)
         self.agents = AgentPuller(store, self.repository, self.flights, large, offline=offline, events=events)
-        self.artifacts = ArtifactPuller(store, self.repository, self.flights, large, events=events)
+        self.artifacts = ArtifactPuller(store, self.repository, self.flights, large, offline=offline, events=events)
         self.pusher = AgentPusher(store, self.upload)
         moved = self.agents.outdate
         whole = ArtifactPusher(store, self.repository, self.upload, concurrency=concurrency, events=events, moved=moved)
-        self.copier = Copier(self.repository, whole)
+        self.copier = Copier(store, self.repository, whole)
 
     async def repository(self, reference: Reference, *, brief: bool = False) -> Repository:
         """Give the repository of a reference, for reading; with ``brief`` patience where there is a stand-in."""
@@ -99,7 +102,7 @@ class Network:
     async def _endpoints_of(self, registry: str) -> Endpoints:
         if registry not in self._endpoints:
             hosts = await anyio.to_thread.run_sync(self._hosts.lookup, registry)
-            self._endpoints.setdefault(registry, Endpoints(registry, hosts))
+            self._endpoints.setdefault(registry, Endpoints(registry, hosts, connections=4 * self._concurrency))
         return self._endpoints[registry]
 
     async def resolve(self, reference: Reference) -> Descriptor:
@@ -120,6 +123,8 @@ class Network:
 
     async def verify_login(self, registry: str, credential: Credential) -> bool:
         """Have ``registry`` believe ``credential``; false if it doesn't ask for any."""
+        check_credential(credential)
+        registry = canonical_host(registry)
         ring = ProvingTransport(self._session, credential)
         transport = RetryTransport(RedirectTransport(ring), self._retry, self._pauses, events=self._events)
         await ping(transport, (await self._endpoints_of(registry)).server)
@@ -129,8 +134,13 @@ class Network:
         """Raise LadingError when called on another event loop than the one that this was opened on."""
         self.flights.check_loop()
 
+    def check_end(self) -> None:
+        """Raise LadingError when this can't be closed from here: its event loop is another one, and runs."""
+        self.flights.check_end()
+
     async def aclose(self) -> None:
-        """End every flight, then close every connection."""
+        """End every flight, then close every connection. Raises LadingError, and does nothing, as ``check_end``."""
+        self.check_end()
         try:
             await self.flights.aclose()
         finally:

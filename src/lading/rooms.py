@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lading.errors import LadingError, Offline
@@ -42,6 +44,14 @@ class Rooms:
         self._network.check_loop()
         return self._network
 
+    async def prepare(self) -> None:
+        """Import what those rooms take, in a thread: nobody's event loop waits for it at the first request."""
+        if "lading.network" not in sys.modules:
+            import asyncio
+
+            # Not by anyio, which is a part of what is imported.
+            await asyncio.get_running_loop().run_in_executor(None, _import_network)
+
     def online(self, what: str) -> Network:
         """Do the same, unless the client may use no network; ``what`` is what it would be used for. Raises Offline."""
         if self._options["offline"]:
@@ -49,7 +59,13 @@ class Rooms:
         return self.open()
 
     async def aclose(self) -> None:
-        """End what is under way, and close connections and the client's own store. May be called again."""
+        """End what is under way, and close connections and the client's own store. May be called again.
+
+        Raises:
+            LadingError: called on another event loop; the client stays open.
+        """
+        if self._network is not None:
+            self._network.check_end()
         self._is_closed = True
         network, self._network = self._network, None
         try:
@@ -66,3 +82,10 @@ class Rooms:
         self._is_closed, self._network = True, None
         if self._own_store is not None:
             self._own_store.close()
+
+
+def _import_network() -> None:
+    import anyio
+
+    import_module("lading.network")
+    anyio.run(anyio.sleep, 0)  # its backend is imported when it is first used

@@ -110,6 +110,33 @@ async def test_a_server_that_exchanges_nothing_gets_the_password(status: int) ->
     assert [request.method for request in network.requests] == ["POST", "GET", "POST"]
 
 
+@pytest.mark.parametrize(
+    ("registry", "name"),
+    [
+        (REGISTRY, "registry.example.com"),
+        (Origin("https", "registry-1.docker.io", 443), "docker.io"),
+        (Origin("https", "r.example", 8443), "r.example:8443"),
+        (Origin("https", "2001:db8::1", 5000), "[2001:db8::1]:5000"),
+    ],
+)
+async def test_an_error_names_the_registry_and_its_token_server(registry: Origin, name: str) -> None:
+    server = TokenServer(registry, SERVER.realm, "registry")
+    realm = SERVER.realm.partition("?")[0]
+    for body, why in (
+        (b"<html>log in</html>", "isn't JSON"),
+        (b"[]", "isn't a JSON object"),
+        (b"{}", "holds no token"),
+    ):
+        with pytest.raises(ProtocolError) as caught:
+            await fetch_token(Network(lambda request, body=body: Reply(body=body)), server, PULL, None)  # type: ignore[misc]
+        assert caught.value.message.startswith(f"{name} asks for a token of {realm}")
+        assert why in caught.value.message
+        assert caught.value.__context__ is None
+    with pytest.raises(Unauthorized) as refused:
+        await fetch_token(Network(lambda request: Reply(401)), server, PULL, None)
+    assert refused.value.hint == f"log in to the registry: lading login {name}"
+
+
 @pytest.mark.parametrize("status", [401, 403, 500])
 async def test_a_refused_identity_token_is_not_followed_by_a_password(status: int) -> None:
     network = Network(lambda request: Reply(status))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from artifacts import publish
 from shell import Shell
 
 from lading.testing import EmbeddedRegistry, RecordedRequest
+from lading.testing.faults import Status
 
 YAML = b"agents:\n  root:\n    model: openai/gpt-4o\n"
 
@@ -178,6 +180,44 @@ async def test_offline(registry: EmbeddedRegistry, lading: Shell) -> None:
     assert registry.summary() == []
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ["push -", "copy acme/other:v1", "resolve", "tags", "delete"],
+)
+async def test_what_needs_the_network_says_so(registry: EmbeddedRegistry, lading: Shell, arguments: str) -> None:
+    verb, *more = arguments.split()
+    explained = await lading(verb, "--help")
+    assert b"this verb needs it, and fails" in b" ".join(explained.out.split())
+    failed = await lading(verb, *more, f"{registry.host}/acme/triage", "--offline", stdin=YAML)
+    assert (failed.status, failed.out) == (1, b"")
+    assert "network access is switched off" in failed.err
+    registry.assert_requests()
+
+
+async def test_whoever_has_to_wait_is_told(registry: EmbeddedRegistry, lading: Shell) -> None:
+    publish(registry, YAML)
+    registry.faults.add(Status(429, 3600), on="GET manifest", times=None)
+    async with await lading.start("cat", f"{registry.host}/acme/triage:v1") as process:
+        assert process.stderr is not None
+        with anyio.fail_after(30):
+            said = (await process.stderr.receive()).decode()
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 143
+    assert said.startswith("lading: warning: GET ")
+    assert "answered 429, and asks to wait 3600 s: again in 60.00 s" in said
+
+
+@pytest.mark.parametrize("verb", ["cat", "resolve", "tags", "fetch"])
+async def test_debug_shows_each_request(registry: EmbeddedRegistry, lading: Shell, verb: str) -> None:
+    publish(registry, YAML)
+    ref = f"{registry.host}/acme/triage{'' if verb == 'tags' else ':v1'}"
+    quiet, loud = await lading(verb, ref), await lading("--debug", verb, ref)
+    assert (loud.status, loud.out) == (quiet.status, quiet.out) == (0, quiet.out)
+    assert "lading.http" not in quiet.err
+    line = rf"^ *[0-9]+ ms DEBUG +lading\.http: (GET|HEAD) {registry.url}/v2/.*: 200 in [0-9]+ ms$"
+    assert re.search(line, loud.err, re.MULTILINE)
+
+
 async def test_json(registry: EmbeddedRegistry, lading: Shell) -> None:
     (lading.directory / "triage.yaml").write_bytes(YAML)
     ref = f"{registry.host}/acme/triage:v1"
@@ -293,6 +333,26 @@ async def test_an_interrupt_ends_with_130(registry: EmbeddedRegistry, lading: Sh
             assert await process.wait() == 130
         assert process.stderr is not None
         assert "Traceback" not in (await _drain(process.stderr)).decode()
+
+
+async def test_in_the_background_of_a_script_only_sigterm_ends_it(registry: EmbeddedRegistry, lading: Shell) -> None:
+    """A shell starts what it runs there with SIGINT ignored."""
+    reached, never = anyio.Event(), anyio.Event()
+
+    async def hang(request: web.Request, record: RecordedRequest) -> None:
+        reached.set()
+        await never.wait()
+
+    registry.intercept = hang
+    script = f"trap '' INT; exec {sys.executable} -m lading cat {registry.host}/acme/triage"
+    async with await anyio.open_process(["sh", "-c", script], cwd=lading.directory, env=lading.env) as process:
+        with anyio.fail_after(30):
+            await reached.wait()
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 143
+        assert process.stderr is not None
+        assert (await _drain(process.stderr)).strip() == b"lading: terminated"
 
 
 async def _drain(stream: AsyncIterator[bytes]) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from artifacts import INDEX, MANIFEST, describe, index, manifest, publish, sha256
+from layouts import HandMade, image
 from shell import Shell
 
 from lading.testing import EmbeddedRegistry
@@ -103,6 +104,10 @@ async def test_with_what_refers_to_it(registry: EmbeddedRegistry, target: Embedd
         (("acme/a:v1", "UPPER case"), 2, "TARGET"),
         (("acme/a:v1", "acme/a:v1"), 1, "source and target are the same"),
         (("acme/a:v1", "acme/b:v1", "--platform", "/"), 2, "--platform"),
+        (("acme/a:v1", "acme/b:v1", "--image", "v1"), 2, "--image is for a layout"),
+        (("./a", "acme/b:v1", "--referrers"), 2, "leave out --referrers"),
+        (("./a", "localhost:1/b:v1"), 1, "No such file"),
+        (("UPPER", "localhost:1/b:v1"), 2, "SOURCE"),
         (("acme/a:v1", "acme/b:v1", "--offline"), 1, "network access is switched off"),
     ],
 )
@@ -110,6 +115,38 @@ async def test_what_cant_be_done(lading: Shell, arguments: tuple[str, ...], stat
     refused = await lading("copy", *arguments)
     assert (refused.status, refused.out) == (status, b"")
     assert said in refused.err
+
+
+@pytest.mark.parametrize("source", ["./made", "made/", "made.tar", "./made.tar"])
+async def test_from_a_layout(target: EmbeddedRegistry, lading: Shell, source: str) -> None:
+    made = HandMade()
+    digests = [made.list(made.manifest(layer), name) for name, layer in (("v1", YAML), ("v2", b"other"))]
+    made.write(lading.directory / "made")
+    made.tar(lading.directory / "made.tar")
+    copied = await lading("copy", source, ref(target), "--image", "v2")
+    assert (copied.status, copied.out.decode()) == (0, f"{ref(target, '@')}{digests[1]}\n"), copied.err
+    assert target._content.manifest(REPOSITORY, "v1").digest == digests[1]
+    unsaid = await lading("copy", source, ref(target))
+    assert (unsaid.status, unsaid.out) == (1, b"")
+    assert "say which one: v1, v2" in unsaid.err
+
+
+async def test_a_name_that_is_a_layout_here_and_a_reference(target: EmbeddedRegistry, lading: Shell) -> None:
+    image(YAML).write(lading.directory / "acme" / "triage")
+    refused = await lading("copy", "acme/triage", ref(target))
+    assert (refused.status, refused.out) == (2, b"")
+    assert "say ./acme/triage or docker.io/acme/triage:latest" in refused.err
+    target.assert_requests()
+
+
+async def test_what_the_store_has_isnt_fetched(
+    registry: EmbeddedRegistry, target: EmbeddedRegistry, lading: Shell
+) -> None:
+    publish(registry, bytes(2_000_000))
+    await lading("fetch", ref(registry))
+    registry.clear_requests()
+    assert (await lading("copy", ref(registry), ref(target))).status == 0
+    registry.assert_requests("HEAD manifest")
 
 
 async def test_a_refusal(registry: EmbeddedRegistry, lading: Shell) -> None:

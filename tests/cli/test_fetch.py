@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -16,11 +17,13 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
+from aiohttp import web
 from artifacts import INDEX, MANIFEST, describe, sha256
 from shell import Finished, Shell
+from terminal import at_terminal
 
-from lading.testing import EmbeddedRegistry
-from lading.testing.faults import Bandwidth, Status
+from lading.testing import EmbeddedRegistry, RecordedRequest
+from lading.testing.faults import Bandwidth, Close, Status
 
 MIB = 1024 * 1024
 CONFIG = b'{"architecture": "none"}'
@@ -142,6 +145,20 @@ async def test_without_network(lading: Shell, arguments: list[str]) -> None:
     assert "network" in done.err
 
 
+async def test_without_network_what_is_whole_is_answered(registry: EmbeddedRegistry, lading: Shell) -> None:
+    digest, _ = put(registry, content_of(3 * MIB))
+    ref = f"{registry.host}/{REPOSITORY}:v1"
+    await lading("fetch", ref)
+    registry.clear_requests()
+    done = await lading("fetch", "--offline", ref)
+    assert (done.status, done.out.decode()) == (0, f"{registry.host}/{REPOSITORY}@{digest}\n"), done.err
+    blob_path(lading, content_of(3 * MIB)).unlink()
+    lost = await lading("fetch", "--offline", ref)
+    assert (lost.status, lost.out) == (1, b"")
+    assert sha256(content_of(3 * MIB)) in lost.err
+    registry.assert_requests()
+
+
 async def test_a_failure_is_said(registry: EmbeddedRegistry, lading: Shell) -> None:
     put(registry, content_of(3 * MIB))
     registry.faults.add(Status(403), on="GET blob", times=None)
@@ -194,6 +211,56 @@ async def test_an_interrupt_keeps_what_has_arrived(
     assert blob_path(lading, layer).read_bytes() == layer
 
 
+async def test_a_failure_says_that_what_has_arrived_is_kept(registry: EmbeddedRegistry, lading: Shell) -> None:
+    layer = content_of(16 * MIB)
+    put(registry, layer)
+    registry.faults.add(Bandwidth(16 * MIB), Close(8 * MIB), on="GET blob", times=None)
+
+    async def refuse(request: web.Request, record: RecordedRequest) -> web.Response | None:
+        return web.Response(status=403) if "Range" in record.headers else None
+
+    registry.intercept = refuse
+    failed = await lading("fetch", f"{registry.host}/{REPOSITORY}:v1")
+    assert (failed.status, failed.out) == (1, b"")
+    kept, error, *_ = failed.err.splitlines()
+    assert kept == "what has arrived is kept: the same command goes on where this one stopped"
+    assert "answered 403" in error
+    registry.intercept = None
+    registry.faults.clear()
+    again = await lading("fetch", f"{registry.host}/{REPOSITORY}:v1", "--json")
+    assert json.loads(again.out)["fetched"] < len(layer) - 4 * MIB
+
+
+@pytest.mark.parametrize("verb", ["fetch", "copy"])
+async def test_fewer_at_once(registry: EmbeddedRegistry, lading: Shell, verb: str) -> None:
+    layers = tuple(content_of(MIB, number) for number in range(4))
+    put(registry, *layers)
+    registry.faults.add(Bandwidth(8 * MIB), on="GET blob", times=None)
+    now, most = 0, 0
+
+    async def count(request: web.Request, record: RecordedRequest) -> None:
+        nonlocal now, most
+        if (record.method, record.kind) == ("GET", "blob") and sha256(CONFIG) not in record.path:
+            now, most = now + 1, max(most, now + 1)
+            task = asyncio.current_task()
+            assert task is not None
+            task.add_done_callback(lambda _: left())
+
+    def left() -> None:
+        nonlocal now
+        now -= 1
+
+    registry.intercept = count
+    ref = f"{registry.host}/{REPOSITORY}:v1"
+    async with EmbeddedRegistry() as other:
+        target = (f"{other.host}/{REPOSITORY}:v1",) if verb == "copy" else ()
+        done = await lading(verb, ref, *target, "--concurrency", "1")
+        assert done.status == 0, done.err
+    assert most == 1
+    wrong = await lading(verb, ref, *target, "--concurrency", "0")
+    assert (wrong.status, wrong.out) == (2, b"")
+
+
 def on_a_terminal(lading: Shell, *arguments: str) -> tuple[int, bytes, str]:
     """Run a command whose standard error is a terminal; give its status, its output and what the terminal got."""
     controller, terminal = pty.openpty()
@@ -227,6 +294,19 @@ async def test_bars_on_a_terminal(registry: EmbeddedRegistry, lading: Shell) -> 
         assert expected in shown
     assert "3 blobs, 5.2 MB, of which 5.2 MB were fetched, " in shown.rstrip().splitlines()[-1]
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h"), "the cursor is back"
+
+
+async def test_many_layers_dont_fill_the_screen(registry: EmbeddedRegistry, lading: Shell) -> None:
+    """What is done makes room for what is on its way, and the total is right from the start."""
+    layers = [content_of(MIB, number) for number in range(30)]
+    put(registry, *layers)
+    registry.faults.add(Bandwidth(20 * MIB), on="GET blob", times=None)
+    seen = await at_terminal(lading, "fetch", f"{registry.host}/{REPOSITORY}:v1")
+    assert seen.status == 0, seen.text
+    frames = [len(re.findall("sha256:[0-9a-f]{12} ", frame)) for frame in seen.raw.split("total ")]
+    assert max(frames) <= 8, "as many as are fetched at once"
+    totals = {float(total) for total in re.findall(r"[0-9.]+/([0-9.]+) MB", seen.text)}
+    assert totals <= {0.0, 1.0, 31.5}, "of nothing yet, of a layer, of all of them"
 
 
 async def test_nothing_but_text_elsewhere(registry: EmbeddedRegistry, lading: Shell) -> None:

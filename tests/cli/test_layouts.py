@@ -63,6 +63,7 @@ async def test_there_and_back_without_a_network(registry: EmbeddedRegistry, ladi
         assert (imported.status, imported.out) == (0, exported.out), imported.err
         assert (await lading("cat", "--offline", ref)).out == YAML
         assert (await lading("cat", f"{registry.host}/acme/triage@{digest}")).out == YAML
+        assert json.loads((await lading("cat", "--offline", "--json", ref)).out)["age"] is None, "never confirmed"
         lading.env["LADING_HOME"] = str(lading.home.parent / "store")
     assert registry.summary() == []
 
@@ -167,6 +168,22 @@ async def test_an_agent_that_was_only_pulled(registry: EmbeddedRegistry, lading:
     assert (await lading("export", ref, "out.tar")).status == 0
 
 
+async def test_what_is_there_and_no_layout_is_left_alone(registry: EmbeddedRegistry, lading: Shell) -> None:
+    publish(registry, YAML)
+    ref = f"{registry.host}/acme/triage:v1"
+    await lading("fetch", ref)
+    for name in ("notes.tar", "empty.tar", "v1.d/notes.tar"):
+        (lading.directory / name).parent.mkdir(exist_ok=True)
+        (lading.directory / name).write_text("" if name == "empty.tar" else "mine")
+    for name in ("notes.tar", "v1.d/notes.tar"):
+        refused = await lading("export", ref, name)
+        assert (refused.status, refused.out) == (1, b"")
+        assert f"{name} is there, and isn't an OCI image layout" in refused.err
+        assert (lading.directory / name).read_text() == "mine"
+    for name in ("empty.tar", "empty.tar", "v1.d/directory", "./a.b/c"):
+        assert (await lading("export", ref, name)).status == 0, name
+
+
 async def test_one_platform_of_several(registry: EmbeddedRegistry, lading: Shell) -> None:
     made = HandMade()
     images = {
@@ -198,6 +215,11 @@ async def test_one_platform_of_several(registry: EmbeddedRegistry, lading: Shell
         ("export", "acme/image"),
         ("export", "not a reference", "out"),
         ("export", "acme/image", ""),
+        ("export", "acme/image", "localhost:5000/acme/other:v1"),
+        ("export", "acme/image", "ghcr.io/acme/other"),
+        ("export", "acme/image", "acme/other:v1"),
+        ("export", "acme/image", "out.tar.gz"),
+        ("export", "acme/image", "out.tgz"),
         ("export", "--json", "acme/image", "-"),
         ("export", "--platform", "a/b/c/d", "acme/image", "out"),
         ("import",),

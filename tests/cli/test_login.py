@@ -273,6 +273,16 @@ async def test_what_comes_before_the_login_is_named(where: str, ghcr: EmbeddedRe
     assert f"still logged in to {ghcr.host}: {where} has another login" in out.err
 
 
+async def test_a_file_that_cant_be_read_is_to_be_moved_away(ghcr: EmbeddedRegistry, lading: Desk) -> None:
+    lading.config.parent.mkdir(exist_ok=True)
+    lading.config.write_text("{")
+    failed = await lading("login", ghcr.host, *PIPED, stdin=RIGHT)
+    assert (failed.status, failed.out) == (1, b"")
+    assert f"{lading.config} isn't JSON" in failed.err
+    assert "hint: repair it, or move it away and log in again" in failed.err
+    assert lading.config.read_text() == "{"
+
+
 async def test_a_login_of_podman_remains(ghcr: EmbeddedRegistry, lading: Desk) -> None:
     path = lading.home / "auth.json"
     path.write_text(elsewhere(ghcr.host, "bob", "planted-other")["DOCKER_AUTH_CONFIG"]["DOCKER_AUTH_CONFIG"])

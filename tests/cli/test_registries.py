@@ -60,6 +60,14 @@ async def test_a_registry_that_deletes_by_digest_only(registry: EmbeddedRegistry
     assert "digest" in refused.err
 
 
+async def test_a_registry_that_is_read_only(lading: Shell) -> None:
+    async with serving(lading) as host:
+        refused = await lading("push", "-", f"{host}/acme/triage:v1", stdin=b"agents: {root: {}}\n")
+    assert refused.status == 1
+    assert "405: UNSUPPORTED this registry is read-only" in refused.err
+    assert "lading serve does with --writable" in refused.err
+
+
 @asynccontextmanager
 async def serving(lading: Shell, *options: str) -> AsyncIterator[str]:
     """Run ``lading serve`` on a free port, and give its host."""
@@ -92,6 +100,27 @@ async def test_skopeo_pulls_from_it_and_pushes_to_it(lading: Shell, tmp_path: Pa
         await anyio.to_thread.run_sync(skopeo.copy, f"docker://{host}/acme/triage:v1", layout)
         await anyio.to_thread.run_sync(skopeo.copy, layout, f"docker://{host}/acme/back:v1")
         assert (await lading("cat", f"{host}/acme/back:v1")).out == YAML
+
+
+@pytest.mark.parametrize(
+    ("host", "writable", "said"),
+    [
+        ("0.0.0.0", [], "listening on all addresses of this machine: whoever can reach it can read\n"),
+        ("0.0.0.0", ["--writable"], "whoever can reach it can read and write\n"),
+        ("127.0.0.1", ["--writable"], ""),
+    ],
+)
+async def test_who_can_reach_it_is_said(lading: Shell, host: str, writable: list[str], said: str) -> None:
+    async with await lading.start("serve", "--port", "0", "--host", host, *writable) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with anyio.fail_after(30):
+            shown = await TextReceiveStream(process.stdout).receive()
+            process.send_signal(signal.SIGTERM)
+            told = "".join([piece async for piece in TextReceiveStream(process.stderr)])
+    assert shown.startswith("127.0.0.1:"), "how this machine gets there"
+    assert said in told
+    assert ("warning" in told) == bool(said)
 
 
 async def test_an_address_that_cant_be_listened_on_is_named(registry: EmbeddedRegistry, lading: Shell) -> None:

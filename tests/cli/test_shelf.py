@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
-from artifacts import ANNOTATED, publish
+from artifacts import ANNOTATED, INDEX, MANIFEST, describe, manifest, publish, sha256
 from shell import Shell
 
+from lading import Platform
 from lading.testing import EmbeddedRegistry
 
 YAML = b"""\
@@ -80,6 +81,51 @@ async def test_inspect_offline(registry: EmbeddedRegistry, lading: Shell) -> Non
     registry.clear_requests()
     assert (await lading("inspect", "--offline", f"{registry.host}/acme/triage@{digest}")).status == 0
     assert registry.summary() == []
+
+
+async def test_inspect_of_what_isnt_an_agent(registry: EmbeddedRegistry, lading: Shell) -> None:
+    title = {"org.opencontainers.image.title": "weights.bin"}
+    document = json.loads(manifest(b"x" * 2_000, {"key": "value"}))
+    document |= {"artifactType": "application/vnd.acme.model"}
+    document["layers"][0]["annotations"] = title
+    for blob in (b"x" * 2_000, b"{}"):
+        registry.add_blob("acme/model", blob)
+    digest = registry.add_manifest("acme/model", json.dumps(document).encode(), MANIFEST, "v1")
+    ref = f"{registry.host}/acme/model:v1"
+    shown = await lading("inspect", ref)
+    assert shown.status == 0, shown.err
+    for expected in (digest, "application/vnd.acme.model", "2.0 kB in 2 blobs", sha256(b"x" * 2_000), "weights.bin"):
+        assert expected in shown.out.decode()
+    assert "not an agent" in shown.err
+    await lading("fetch", ref)
+    registry.clear_requests()
+    offline = await lading("inspect", "--offline", "--json", ref)
+    registry.assert_requests()
+    result = json.loads(offline.out)
+    assert (result["digest"], result["agent"], result["images"]) == (digest, None, [])
+    assert [(layer["size"], layer["title"]) for layer in result["layers"]] == [(2_000, "weights.bin")]
+    assert "it is in the store, but not an agent" in offline.err
+
+
+async def test_inspect_of_several_platforms(registry: EmbeddedRegistry, lading: Shell) -> None:
+    children = []
+    for platform in (Platform.host(), Platform("plan9", "sparc")):
+        layer = str(platform).encode()
+        registry.add_blob("acme/image", layer)
+        registry.add_blob("acme/image", b"{}")
+        digest = registry.add_manifest("acme/image", manifest(layer, {}), MANIFEST)
+        children.append({**describe(MANIFEST, manifest(layer, {})), "platform": platform.to_json()})
+        assert children[-1]["digest"] == digest
+    raw = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": children}).encode()
+    registry.add_manifest("acme/image", raw, INDEX, "v1")
+    shown = await lading("inspect", f"{registry.host}/acme/image:v1")
+    assert shown.status == 0, shown.err
+    for child in children:
+        assert child["digest"] in shown.out.decode()
+    assert "plan9/sparc" in shown.out.decode()
+    assert sha256(str(Platform.host()).encode()) in shown.out.decode(), "the layer for this machine"
+    missing = await lading("inspect", f"{registry.host}/acme/image:v2")
+    assert (missing.status, missing.out) == (1, b"")
 
 
 async def test_what_inspect_shows_cant_drive_the_terminal(registry: EmbeddedRegistry, lading: Shell) -> None:

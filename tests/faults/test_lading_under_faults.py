@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
+import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,6 +16,7 @@ from pathlib import Path
 import anyio
 import pytest
 from artifacts import publish
+from ordeal import Ordeal
 
 from lading import Client, Host, HostsConfig, LocalStore, MemoryStore, Reference, Retry, Store, Timeouts
 from lading.auth.credentials import StaticCredentials
@@ -463,7 +467,39 @@ def misfortunes(seed: int) -> list[Fault]:
 @pytest.mark.parametrize("seed", range(300))
 async def test_chaos(registry: EmbeddedRegistry, tmp_path: Path, seed: int) -> None:
     print(f"seed {seed}")
-    store: Store = MemoryStore() if seed % 2 else LocalStore(tmp_path)
+    await chaos(registry, tmp_path, seed)
+
+
+@pytest.mark.torture
+async def test_much_chaos(tmp_path: Path, ordeal: Ordeal, measured: Callable[[str, str], None]) -> None:
+    """Each run finishes or raises a typed error within its deadline, and gives the right bytes or none."""
+    met, answers, errors = Counter[str](), Counter[str](), 0
+    began = time.monotonic()
+    runs = ordeal.rounds(20, 8_000)
+    for number in range(runs):
+        seed = ordeal.seed * 10_000 + number
+        print(f"seed {seed}")
+        async with EmbeddedRegistry() as registry:
+            outcomes = await chaos(registry, tmp_path / str(number), seed, met)
+        answers.update(outcomes)
+        errors += sum(count for name, count in outcomes.items() if name not in ORIGINS)
+        shutil.rmtree(tmp_path / str(number), ignore_errors=True)
+    assert answers["registry"] >= runs / 2
+    if ordeal.is_long:
+        assert set(met) == {type(fault).__name__ for fault in misfortunes(0)}
+        took = f"{time.monotonic() - began:.0f} s"
+        measured(f"{runs} runs of three versions, chaos", f"{sum(met.values())} faults, {errors} typed errors, {took}")
+        measured("faults", ", ".join(f"{name} {count}" for name, count in met.most_common()))
+        measured("outcomes of pulls", ", ".join(f"{name} {count}" for name, count in answers.most_common()))
+
+
+ORIGINS = ("registry", "revalidated", "pinned", "fresh", "stale")
+
+
+async def chaos(registry: EmbeddedRegistry, home: Path, seed: int, met: Counter[str] | None = None) -> Counter[str]:
+    """Publish and pull three versions while anything may go wrong; give what came of the pulls."""
+    outcomes = Counter[str]()
+    store: Store = MemoryStore() if seed % 2 else LocalStore(home)
     versions = [agent(version, SMALL if seed % 3 else LARGE) for version in range(3)]
     ref, published = f"{registry.host}/{REPOSITORY}:v1", set[bytes]()
     registry.faults.chaos(seed=seed, rate=0.3, faults=misfortunes(seed))
@@ -479,17 +515,24 @@ async def test_chaos(registry: EmbeddedRegistry, tmp_path: Path, seed: int) -> N
                 for _ in range(2):
                     try:
                         pulled = await client.pull_agent(ref)
-                    except LadingError:
+                    except LadingError as error:
+                        outcomes[type(error).__name__] += 1
                         continue
+                    outcomes[pulled.origin] += 1
                     assert pulled.content == version or (pulled.origin == "stale" and pulled.content in published)
                 with contextlib.suppress(LadingError):
                     assert [tag async for tag in client.tags(f"{registry.host}/{REPOSITORY}")] == ["v1"]
-            registry.faults.clear()
-            assert (await client.pull_agent(ref, fallback="never")).content == versions[-1]
+            if met is not None:
+                met.update(type(one.fault).__name__ for one in registry.faults.applied)
+    registry.faults.clear()
+    # A patient one: nothing goes wrong any more, but the machine may be busy.
+    async with Client(store, credentials=StaticCredentials({})) as client:
+        assert (await client.pull_agent(ref, fallback="never")).content == versions[-1]
     async with Client(store, offline=True) as client:
         cached = await client.pull_agent(Reference.parse(ref))
         assert (cached.content, cached.origin) == (versions[-1], "stale")
     await store.aclose()
+    return outcomes
 
 
 def test_every_fault_is_met_by_lading() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,8 +123,39 @@ def misfortunes(seed: int) -> list[Fault]:
 @pytest.mark.parametrize("seed", range(60))
 async def test_chaos(registry: EmbeddedRegistry, tmp_path: Path, seed: int) -> None:
     print(f"seed {seed}")
-    store: Store = MemoryStore() if seed % 4 == 0 else LocalStore(tmp_path)
-    layers = (content_of(1000), content_of(300 * KIB), content_of(2 * MIB + seed), content_of(3 * MIB))
+    await chaos(registry, tmp_path, seed)
+
+
+@pytest.mark.torture
+async def test_much_chaos(tmp_path: Path, ordeal: Ordeal, measured: Callable[[str, str], None]) -> None:
+    """Each run finishes or raises a typed error within its deadline, and gives the right bytes or none."""
+    met, errors = Counter[str](), Counter[str]()
+    began = time.monotonic()
+    runs = ordeal.rounds(5, 1_500)
+    for number in range(runs):
+        seed = ordeal.seed * 10_000 + number
+        print(f"seed {seed}")
+        async with EmbeddedRegistry() as registry:
+            await chaos(registry, tmp_path / str(number), seed, met, errors)
+        shutil.rmtree(tmp_path / str(number), ignore_errors=True)
+    if ordeal.is_long:
+        assert set(met) == {type(fault).__name__ for fault in misfortunes(0)}
+        took = f"{time.monotonic() - began:.0f} s"
+        measured(f"{runs} runs of an image, chaos", f"{sum(met.values())} faults, {sum(errors.values())} errors, {took}")
+        measured("faults", ", ".join(f"{name} {count}" for name, count in met.most_common()))
+        measured("errors", ", ".join(f"{name} {count}" for name, count in errors.most_common()))
+
+
+async def chaos(
+    registry: EmbeddedRegistry,
+    home: Path,
+    seed: int,
+    met: Counter[str] | None = None,
+    errors: Counter[str] | None = None,
+) -> None:
+    """Pull an image while anything may go wrong, until nothing does; count what went wrong and what came of it."""
+    store: Store = MemoryStore() if seed % 4 == 0 else LocalStore(home)
+    layers = (content_of(1000), content_of(300 * KIB), content_of(2 * MIB + seed % 100), content_of(3 * MIB))
     digest = put(registry, *layers)
     registry.faults.chaos(seed=seed, rate=0.4, faults=misfortunes(seed))
     retry = QUICK if seed % 3 else Retry(attempts=1)
@@ -131,9 +163,17 @@ async def test_chaos(registry: EmbeddedRegistry, tmp_path: Path, seed: int) -> N
     async with Client(store, credentials=StaticCredentials({}), timeouts=IMPATIENT, retry=retry) as client:
         with anyio.fail_after(DEADLINE):
             for _ in range(3):
-                with contextlib.suppress(LadingError):
+                try:
                     await pulled(client, ref, layers)
-            registry.faults.clear()
+                except LadingError as error:
+                    if errors is not None:
+                        errors[type(error).__name__] += 1
+            if met is not None:
+                met.update(type(one.fault).__name__ for one in registry.faults.applied)
+    registry.faults.clear()
+    # A patient one: nothing goes wrong any more, but the machine may be busy.
+    async with Client(store, credentials=StaticCredentials({})) as client:
+        with anyio.fail_after(DEADLINE):
             await pulled(client, ref, layers)
             registry.clear_requests()
             await pulled(client, f"{registry.host}/{REPOSITORY}@{digest}", layers)
@@ -147,7 +187,33 @@ async def test_cuts_cost_little(
 ) -> None:
     """Where ranges are honoured: a buffer a fault."""
     print(f"seed {seed}")
-    store = LocalStore(tmp_path)
+    size, twice, cuts = await cut(registry, tmp_path, seed)
+    assert twice <= 0.05 * size + cuts * BUFFER
+    if cuts:
+        measured(f"24 MiB of layers, {cuts} connections cut (seed {seed}), bytes sent twice", f"{twice}")
+
+
+@pytest.mark.torture
+async def test_many_cuts_cost_little(tmp_path: Path, ordeal: Ordeal, measured: Callable[[str, str], None]) -> None:
+    """In all, no more than a twentieth is sent again."""
+    sizes = again = cuts = 0
+    runs = ordeal.rounds(10, 500)
+    for number in range(runs):
+        seed = ordeal.seed * 10_000 + number
+        print(f"seed {seed}")
+        async with EmbeddedRegistry() as registry:
+            size, twice, happened = await cut(registry, tmp_path / str(number), seed)
+        sizes, again, cuts = sizes + size, again + twice, cuts + happened
+        shutil.rmtree(tmp_path / str(number))
+    if ordeal.is_long:
+        share = f"{again / MIB:.1f} MiB sent twice, {1 + again / sizes:.4f} times the size"
+        measured(f"{runs} times 24 MiB, {cuts} connections cut", share)
+    assert again <= 0.05 * sizes
+
+
+async def cut(registry: EmbeddedRegistry, home: Path, seed: int) -> tuple[int, int, int]:
+    """Pull an image over connections that are cut; give its size, how much was sent twice, how many were cut."""
+    store = LocalStore(home)
     layers = tuple(content_of(8 * MIB, number) for number in range(3))
     put(registry, *layers)
     dice = random.Random(seed)
@@ -160,13 +226,10 @@ async def test_cuts_cost_little(
                 with contextlib.suppress(LadingError):
                     await pulled(client, ref, layers)
                     break
+    await store.aclose()
     size = sum(map(len, layers))
     cuts = len([one for one in registry.faults.applied if one.fault.after is not None])  # type: ignore[union-attr]
-    twice = registry.bytes_sent - size
-    assert twice <= 0.05 * size + cuts * BUFFER
-    if cuts:
-        measured(f"24 MiB of layers, {cuts} connections cut (seed {seed}), bytes sent twice", f"{twice}")
-    await store.aclose()
+    return size, registry.bytes_sent - size, cuts
 
 
 # Processes.

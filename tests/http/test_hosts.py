@@ -538,6 +538,32 @@ def test_keys_that_mean_nothing_here_are_ignored_and_logged(tmp_path: Path, capl
     assert {record.levelno for record in caplog.records} == {logging.DEBUG}
 
 
+def test_a_misspelt_key_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = (
+        'sever = "https://planted"\nextra = 1\n[host."https://m.example"]\ncapabilites = ["planted"]\nCA = "planted"\n'
+    )
+    hosts = lookup(tmp_path, text)
+    assert hosts == RegistryHosts(SERVER, (Host("https://m.example"),))
+    file = tmp_path / REGISTRY / "hosts.toml"
+    assert hosts.ignored == {
+        f"{file}: extra": "",
+        f"{file}: sever": "server",
+        f'{file}: host."https://m.example".CA': "ca",
+        f'{file}: host."https://m.example".capabilites': "capabilities",
+    }
+    assert caplog.messages == [
+        f"{file}: ignored: sever (did you mean server?), "
+        'host."https://m.example".CA (did you mean ca?), '
+        'host."https://m.example".capabilites (did you mean capabilities?)'
+    ]
+
+
+def test_default_mirrors_dont_hide_it(tmp_path: Path) -> None:
+    lookup(tmp_path, "skip_verfy = true\n")
+    config = HostsConfig(directories=[tmp_path], default_mirrors=[Host("https://m.example")])
+    assert list(config.lookup(REGISTRY).ignored.values()) == ["skip_verify"]
+
+
 BROKEN = [
     ("planted", ""),
     ('planted = "\\q"', "line 1"),
@@ -930,7 +956,7 @@ def test_arbitrary_text_gives_hosts_or_the_typed_error(tmp_path_factory: pytest.
         assert host.root.startswith(("http://", "https://"))
         assert host.site.origin == host.origin
         assert hash(host) == hash(replace(host))
-        assert all(Path(file).is_file() for file in host.ca)
+        assert all(isinstance(file, str) and Path(file).is_file() for file in host.ca)
 
 
 @given(st.text() | st.from_regex(r"[a-z:./\\\[\]_-]{0,12}", fullmatch=True))

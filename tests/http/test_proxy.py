@@ -158,7 +158,9 @@ def test_what_is_no_proxy_is_refused_without_its_secrets(text: str) -> None:
     assert caught.value.message.startswith("proxy=")
     assert "proxy=None" in caught.value.hint
     with pytest.raises(LadingError) as caught:
-        ProxyRules.of("auto", {"HTTPS_PROXY": text or "://"})
+        Router(ProxyRules.of("auto", {"HTTPS_PROXY": text or "://"})).route(TARGET)
+    said = f"{caught.value} {caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
+    assert not any(secret in said for secret in ("hunt", "er2", "ada"))
     assert caught.value.message.startswith("HTTPS_PROXY=")
     assert "unset HTTPS_PROXY" in caught.value.hint
 
@@ -173,11 +175,26 @@ def test_what_is_no_proxy_is_refused_without_its_secrets(text: str) -> None:
     ],
 )
 def test_a_refusal_says_which_variable_and_what_is_left_of_the_url(text: str, said: str) -> None:
-    with pytest.raises(LadingError) as caught:
-        ProxyRules.of("auto", {"HTTPS_PROXY": text})
-    assert caught.value.message.startswith(said)
+    router = Router(ProxyRules.of("auto", {"HTTPS_PROXY": text}))
+    for _ in range(2):
+        with pytest.raises(LadingError) as caught:
+            router.route(TARGET)
+        assert caught.value.message.startswith(said)
     # Whole, although what an error says loses the secrets in its URLs.
     assert "http://host:3128 or https://host:3128 or unix:///path" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "HTTPS_PROXY"])
+def test_a_variable_that_cant_be_used_is_no_harm_to_who_doesnt_use_it(name: str) -> None:
+    router = Router(ProxyRules.of("auto", {name: "socks5h://127.0.0.1:1080", "NO_PROXY": "internal.example"}))
+    assert isinstance(router.route(Origin.of("http://localhost:5000/")), Direct)
+    assert isinstance(router.route(Origin.of("https://git.internal.example/")), Direct)
+    with pytest.raises(LadingError, match="socks5h"):
+        router.route(TARGET)
+    if name == "HTTPS_PROXY":
+        assert isinstance(router.route(PLAIN), Direct)
+    everywhere = Router(ProxyRules.of("auto", {name: "socks5h://127.0.0.1:1080", "NO_PROXY": "*"}))
+    assert everywhere.route(TARGET) == Direct("NO_PROXY has *")
 
 
 @given(st.text())

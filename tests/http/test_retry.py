@@ -7,6 +7,7 @@ import logging
 import selectors
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -604,6 +605,43 @@ class TestBodies:
         attempts.progress()
         assert not await attempts.again(BodyInterrupted("lost"))
 
+    @pytest.mark.parametrize("failure", [ConnectFailed("refused"), Answer(503), Answer(502), TimedOut("silent")])
+    async def test_an_outage_is_timed_and_not_counted(self, failure: Answer | LadingError) -> None:
+        """Once bytes have come, it is known that they can come."""
+        script = [replay(failure) for _ in range(20)]
+        ring = Ring(*script, Answer(206), policy=Retry(attempts=3, longest_delay=5.0))
+        attempts = ring.transport.operation()
+        attempts.progress()
+        assert await ring.status(get(attempts=attempts)) == 206
+        assert ring.time.slept == [0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 15]
+        ring.inner.assert_done()
+
+    async def test_which_ends_with_the_budget(self) -> None:
+        ring = Ring(*[ConnectFailed("refused") for _ in range(7)], policy=Retry(attempts=2, budget=10.0))
+        attempts = ring.transport.operation()
+        attempts.progress()
+        with pytest.raises(ConnectFailed):
+            await ring.status(get(attempts=attempts))
+        assert sum(ring.time.slept) == pytest.approx(0.2 + 0.4 + 0.8 + 1.6 + 3.2)
+
+    async def test_answers_whose_bodies_bring_nothing_are_counted_in_an_outage_too(self) -> None:
+        ring = Ring(Answer(503), Answer(200), Answer(503), Answer(200), policy=Retry(attempts=2))
+        attempts = ring.transport.operation()
+        attempts.progress()
+        assert await ring.status(get(attempts=attempts)) == 200
+        assert await attempts.again(BodyInterrupted("lost"))
+        assert await ring.status(get(attempts=attempts)) == 200
+        assert not await attempts.again(BodyInterrupted("lost"))
+
+    @pytest.mark.parametrize("failure", [ConnectFailed("refused"), Answer(503)])
+    async def test_without_patience_there_is_none_in_an_outage(self, failure: Answer | LadingError) -> None:
+        ring = Ring(replay(failure), policy=Retry(attempts=1))
+        attempts = ring.transport.operation()
+        attempts.progress()
+        with suppress(ConnectFailed):
+            assert await ring.status(get(attempts=attempts)) == 503
+        ring.inner.assert_done()
+
     async def test_the_budget_is_measured_from_the_last_progress(self) -> None:
         attempts, time = self.attempts(attempts=100, budget=5.0)
         for _ in range(10):
@@ -669,6 +707,36 @@ async def test_each_repetition_is_told(caplog: pytest.LogCaptureFixture) -> None
     assert len(caplog.messages) == 2
     assert "answered 503: again in 7.00 s (attempt 1)" in caplog.messages[0]
     assert "hunter2" not in caplog.text + repr(ring.events)
+
+
+@pytest.mark.parametrize(
+    ("failure", "level", "said"),
+    [
+        (Answer(503), "DEBUG", f"GET {URL}: answered 503: again in 0.20 s (attempt 1)"),
+        (Answer(503, {"Retry-After": "2"}), "DEBUG", f"GET {URL}: answered 503: again in 2.00 s (attempt 1)"),
+        (Answer(503, {"Retry-After": "7"}), "WARNING", f"GET {URL}: answered 503: again in 7.00 s (attempt 1)"),
+        (
+            Answer(429, {"Retry-After": "3600"}),
+            "WARNING",
+            f"GET {URL}: answered 429, and asks to wait 3600 s: again in 60.00 s (attempt 1)",
+        ),
+        (ConnectFailed(f"GET {URL}: refused"), "DEBUG", f"GET {URL}: refused: again in 0.20 s (attempt 1)"),
+        (TimedOut(f"GET {URL}: silent"), "WARNING", f"GET {URL}: silent: again in 0.20 s (attempt 1)"),
+    ],
+)
+async def test_who_waits_for_long_is_told_why(
+    failure: Answer | LadingError, level: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "lading.http")
+    assert await Ring(replay(failure), Answer()).status() == 200
+    assert [(record.levelname, record.message) for record in caplog.records] == [(level, said)]
+
+
+async def test_a_body_that_stalls_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    attempts = Attempts(Retry(), sleep=Time().sleep, random=lambda: 1.0)
+    await attempts.again(BodyInterrupted("lost"))
+    await attempts.again(TimedOut("no byte came"))
+    assert caplog.messages == ["no byte came: again in 0.40 s"]
 
 
 async def test_a_listener_that_fails_fails_nothing() -> None:

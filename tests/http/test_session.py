@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -403,6 +404,33 @@ class TestFailures:
         async with serve_raw(silent, context) as url:
             with pytest.raises(TlsFailed, match=r"(?i)certificate.*trusted here\?"):
                 await transport.send(Request("GET", url))
+
+    @pytest.mark.parametrize(
+        ("name", "is_trusted", "said", "hint"),
+        [
+            ("127.0.0.1", False, r"unable to get local issuer certificate|self-signed certificate.*", "ca.crt"),
+            ("other.example", True, r"IP address mismatch, certificate is not valid for '127\.0\.0\.1'", "known by"),
+            ("127.0.0.9", True, r"IP address mismatch, certificate is not valid for '127\.0\.0\.1'", "known by"),
+            ("", True, "wrong version number|record layer failure|http request", "plain http"),
+        ],
+    )
+    async def test_what_is_wrong_with_tls_is_said_in_a_few_words(
+        self, transport: AiohttpTransport, tmp_path: Path, name: str, is_trusted: bool, said: str, hint: str
+    ) -> None:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        if name:
+            authority.issue_cert(name).configure_cert(context)
+        async with serve_raw(silent if name else plain, context if name else None) as served:
+            url = served.replace("http:", "https:")
+            site = Site(Origin.of(url), ca=(str(tmp_path / "ca.pem"),) if is_trusted else ())
+            with pytest.raises(TlsFailed) as caught:
+                await transport.send(Request("GET", url, site=site))
+        assert re.fullmatch(rf"GET {re.escape(url)}: TLS failed: ({said})", caught.value.message)
+        assert hint in caught.value.hint
+        if hint == "known by":
+            assert "ca.crt" not in caught.value.hint
 
     async def test_the_cause_is_kept(self, transport: AiohttpTransport) -> None:
         async with answers(b"") as url:

@@ -51,6 +51,14 @@ NOT_URLS = [
 ]
 
 
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://h/x", "https://h:99999/", "http://u:p@h/"])
+def test_what_leads_nowhere_says_who_leads_there(target: str) -> None:
+    with pytest.raises(ProtocolError, match=r"^https://ghcr\.io/v2/x\?… leads on: ") as caught:
+        join_url("https://ghcr.io/v2/x?signature=planted", target)
+    assert "planted" not in str(caught.value)
+    assert "u:p@" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", NOT_URLS)
 def test_what_has_no_origin_is_refused(url: str) -> None:
     with pytest.raises(ProtocolError) as caught:

@@ -15,13 +15,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from vectors import DATA, MISSING, vectors
 
-from lading.errors import LadingError
+from lading.errors import InvalidPlatform, LadingError
 from lading.oci import descriptor
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.manifest import Index, parse_manifest
 from lading.oci.media_types import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from lading.oci.platform import InvalidPlatform, Platform, images, select
+from lading.oci.platform import Platform, images, select
 
 ATTESTATION = {"vnd.docker.reference.type": "attestation-manifest"}
 

@@ -197,7 +197,7 @@ async def test_from_a_login_to_a_logout(private: Private, lading: Shell) -> None
     refused = await lading("pull", ref, "-o", "-")
     assert (refused.status, refused.out) == (1, b"")
     assert "401" in refused.err
-    assert "sign in with docker login" in refused.err or "log in to the registry" in refused.err
+    assert "sign in with lading login" in refused.err or "log in to the registry" in refused.err
 
 
 async def test_a_blob_of_its_own_is_pushed_and_pulled_by_the_library(private: Private, tmp_path: Path) -> None:

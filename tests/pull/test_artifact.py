@@ -26,6 +26,7 @@ from lading.errors import (
     BodyInterrupted,
     DigestMismatch,
     InvalidManifest,
+    InvalidPlatform,
     LadingError,
     NotFound,
     Offline,
@@ -33,10 +34,10 @@ from lading.errors import (
     SizeMismatch,
     StoreCorrupted,
 )
-from lading.events import BlobProgress, Event
+from lading.events import BlobExpected, BlobProgress, Event
 from lading.oci.digest import Digest
 from lading.oci.manifest import Index, Manifest
-from lading.oci.platform import InvalidPlatform, Platform
+from lading.oci.platform import Platform
 from lading.pull import walk
 from lading.pull.artifact import Artifact
 from lading.store.store import Absent, Changes, Intact, Record
@@ -859,6 +860,12 @@ async def test_progress_is_told(registry: EmbeddedRegistry, connect: Callable[..
     await connect(events=events.append).pull(ref_of(registry))
     told = [event for event in events if isinstance(event, BlobProgress)]
     assert {event.digest for event in told} == set(one.blobs)
+    expected = [event for event in events if isinstance(event, BlobExpected)]
+    assert [(event.digest, event.size) for event in expected] == [
+        (sha256(one.config), len(one.config)),
+        *((sha256(layer), len(layer)) for layer in one.layers),
+    ]
+    assert events.index(expected[-1]) < events.index(told[0]), "the whole is known before any of it moves"
     for blob in one.blobs:
         received = [event.received for event in told if event.digest == blob]
         assert received == sorted(received)

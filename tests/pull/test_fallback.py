@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -29,7 +31,7 @@ from lading.errors import (
 )
 from lading.oci.digest import Digest
 from lading.pull.policy import Fallback
-from lading.store.store import Changes, Seen
+from lading.store.store import NEVER, Changes, Seen
 from lading.testing import EmbeddedRegistry, Intercept, RecordedRequest
 
 OLD, NEW = b"version: 1\n", b"version: 2\n"
@@ -207,6 +209,30 @@ async def test_a_copy_of_unknown_age_stands_in_only_where_any_age_will_do(
     with pytest.raises(RegistryError):
         await client.pull_agent(reference, max_stale=3600)
     assert (await client.pull_agent(reference)).origin == "stale"
+
+
+@pytest.mark.parametrize(
+    ("ago", "said"), [(None, "was never confirmed"), (2.5 * 86_400, "is 2 days old"), (3_700, "is 1 hour old")]
+)
+async def test_how_old_a_copy_is_is_said(
+    registry: EmbeddedRegistry,
+    client: Client,
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
+    ago: float | None,
+    said: str,
+) -> None:
+    digest = publish(registry, OLD)
+    reference = Reference.parse(f"{registry.host}/acme/triage:v1")
+    await client.pull_agent(reference)
+    confirmed = NEVER if ago is None else time.time() - ago
+    await store.commit(Changes(confirmed, references=((reference, Digest.parse(digest), MANIFEST),)))
+    registry.intercept = answer(503)
+    agent = await client.pull_agent(reference)
+    assert f"serving a copy that {said}: " in caplog.text
+    assert agent.age == math.inf if ago is None else ago <= agent.age < ago + 60
+    with pytest.raises(RegistryError):
+        await client.pull_agent(reference, max_stale=1e6 if ago is None else 60)
 
 
 async def test_a_degraded_answer_is_no_validation(registry: EmbeddedRegistry, client: Client, store: Store) -> None:

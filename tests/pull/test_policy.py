@@ -35,7 +35,19 @@ from lading.errors import (
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.media_types import OCI_MANIFEST
-from lading.pull.policy import FALLBACKS, Fallback, Fetch, Resolve, Serve, after, before, is_transient, may_fall_back
+from lading.pull.policy import (
+    FALLBACKS,
+    Fallback,
+    Fetch,
+    Resolve,
+    Serve,
+    after,
+    before,
+    is_transient,
+    may_fall_back,
+    span,
+)
+from lading.store.store import NEVER
 
 CACHED = Digest.of(b"cached")
 MOVED = Digest.of(b"moved")
@@ -120,7 +132,9 @@ BEFORE = {
     "just not fresh": (39.9, False, False, 60.0, 100.0, Resolve()),
     "confirmed this very moment": (100.0, False, False, 0.0, 100.0, Serve("fresh")),
     "no age will do": (99.9, False, False, 0.0, 100.0, Resolve()),
-    "any age will do": (0.0, False, False, math.inf, 1e9, Serve("fresh")),
+    "any age will do": (0.1, False, False, math.inf, 1e9, Serve("fresh")),
+    "never confirmed, and any age will do": (NEVER, False, False, math.inf, 1e9, Resolve()),
+    "never confirmed, pinned": (NEVER, True, False, math.inf, 1e9, Serve("pinned")),
     "from the future": (100.1, False, False, math.inf, 100.0, Resolve()),
     "cached": (90.0, False, False, None, 100.0, Resolve()),
     "cached this very moment": (100.0, False, False, None, 100.0, Resolve()),
@@ -149,3 +163,18 @@ def test_before_any_network(
 def test_after_the_head(resolved: Digest | None, expected: object) -> None:
     descriptor = None if resolved is None else Descriptor(OCI_MANIFEST, resolved, 10)
     assert after(CACHED, descriptor) == (Fetch(resolved) if expected is ... else expected)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.0, "0 seconds"),
+        (1.9, "1 second"),
+        (59.9, "59 seconds"),
+        (60.0, "1 minute"),
+        (7_199.0, "1 hour"),
+        (172_800.0, "2 days"),
+    ],
+)
+def test_a_time_as_people_say_it(seconds: float, said: str) -> None:
+    assert span(seconds) == said

@@ -20,8 +20,8 @@ from artifacts import publish
 
 from lading import Client, Host, HostsConfig, MemoryStore, RegistryHosts, Retry
 from lading.auth.credentials import Credential, StaticCredentials
-from lading.errors import BodyInterrupted, ConnectFailed, RateLimited, TlsFailed
-from lading.events import Event, RateLimit, RequestSent, Retrying
+from lading.errors import BodyInterrupted, ConnectFailed, InvalidHosts, RateLimited, TlsFailed
+from lading.events import Event, PullFailed, Pulling, RateLimit, RequestSent, Retrying
 from lading.http.proxy import Router
 from lading.testing import EmbeddedProxy, EmbeddedRegistry, RecordedRequest, ThrowawayCA
 from lading.testing.faults import Reset, Status
@@ -114,6 +114,18 @@ async def test_a_private_authority_through_the_proxy_socket(
         for fallback in ("any", "transient", "never"):
             with pytest.raises(TlsFailed):
                 await connect().pull_agent(ref, fallback=fallback)  # cached, and yet not answered from there
+
+
+async def test_an_authority_that_the_program_brings_as_bytes(connect: Callable[..., Client]) -> None:
+    async with EmbeddedRegistry(tls=True) as secure:
+        publish(secure, b"version: 1\n")
+        ref = f"{secure.host}/acme/triage:v1"
+        for ca in (secure.ca_pem, [secure.ca_pem, ThrowawayCA().pem]):
+            trusting = connect(MemoryStore(), hosts=HostsConfig({secure.host: Host(secure.url, ca=ca)}))
+            assert (await trusting.pull_agent(ref)).content == b"version: 1\n"
+        for ca in (ThrowawayCA().pem, b"nonsense", b"\xff\x00"):
+            with pytest.raises(TlsFailed if b"BEGIN" in ca else InvalidHosts):
+                await connect(MemoryStore(), hosts=HostsConfig({secure.host: Host(secure.url, ca=ca)})).pull_agent(ref)
 
 
 class TestHostsToml:
@@ -332,4 +344,4 @@ async def test_a_name_that_isnt_known_is_asked_for_once(connect: Callable[..., C
     events: list[Event] = []
     with pytest.raises(ConnectFailed, match="isn't known"):
         await connect(retry=Retry(), events=events.append).pull_agent("no-such-host.invalid/acme/triage")
-    assert len(events) == 1
+    assert [type(event) for event in events] == [Pulling, RequestSent, PullFailed]

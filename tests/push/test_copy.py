@@ -24,6 +24,7 @@ from lading.errors import (
     Denied,
     DigestMismatch,
     InvalidManifest,
+    InvalidPlatform,
     InvalidReference,
     LadingError,
     NotFound,
@@ -32,10 +33,9 @@ from lading.errors import (
     SizeMismatch,
     TimedOut,
 )
-from lading.events import BlobProgress, Event
+from lading.events import BlobExpected, BlobProgress, Event
 from lading.http.hosts import Host, HostsConfig, RegistryHosts
 from lading.oci.digest import Digest
-from lading.oci.platform import InvalidPlatform
 from lading.push.artifact import Delivered
 from lading.testing import PROFILES, DirectoryContent, EmbeddedRegistry, RecordedRequest
 from lading.testing.faults import AnswerLost, Close, Fault, RangeIgnored, Reset, ShortBody, Stall, Status, WrongBytes
@@ -1157,10 +1157,17 @@ async def test_progress(source: EmbeddedRegistry, target: EmbeddedRegistry, conn
     told = [event for event in events if isinstance(event, BlobProgress) and event.size == len(LARGE)]
     assert {(event.reference, event.digest) for event in told} == {(ref(target), sha256(LARGE))}
     assert [event.received for event in told] == sorted(event.received for event in told)
-    assert told[-1].received == len(LARGE)
+    assert (told[0].received, told[-1].received) == (0, len(LARGE))
+    expected = [event for event in events if isinstance(event, BlobExpected)]
+    assert (len(expected), BlobExpected(ref(target), sha256(LARGE), len(LARGE)) in expected) == (2, True)
+    assert events.index(expected[-1]) < events.index(told[0]), "the whole is known before any of it moves"
     events.clear()
     await client.copy(ref(source), ref(target))
-    assert not any(isinstance(event, BlobProgress) for event in events)
+    assert not any(isinstance(event, BlobExpected | BlobProgress) for event in events)
+    image(source, LARGE, b"new", tag="v1")
+    await client.copy(ref(source), ref(target))
+    told = [event for event in events if isinstance(event, BlobProgress) and event.size == len(LARGE)]
+    assert [event.received for event in told] == [len(LARGE)], "it is there already"
 
 
 class Shelf:

@@ -135,7 +135,7 @@ async def test_a_failure_is_of_one_registry() -> None:
             with pytest.raises(Unauthorized) as caught:
                 await client.pull_agent(f"{registry.host}/acme/secret:v1")
             hints.append(caught.value.hint)
-        assert hints == [hint(broken.host), "sign in with docker login, or check the credentials"]
+        assert hints == [hint(broken.host), f"sign in with lading login {other.host}, or check the credentials"]
 
 
 async def test_the_details_of_the_refusal_stay() -> None:

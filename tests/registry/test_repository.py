@@ -246,10 +246,11 @@ class TestRefusals:
         ("status", "kind", "hint"),
         [
             (400, RegistryError, ""),
-            (401, Unauthorized, "docker login"),
+            (401, Unauthorized, "lading login ghcr.io,"),
             (403, Denied, "access"),
             (404, NotFound, "check the name"),
-            (429, RateLimited, "wait"),
+            (405, RegistryError, ""),
+            (429, RateLimited, "wait, or sign in"),
             (500, RegistryError, "try again later"),
             (503, RegistryError, "try again later"),
         ],
@@ -260,6 +261,23 @@ class TestRefusals:
         assert (error.method, error.url, error.status, error.codes) == ("GET", f"{BASE}/manifests/v1", status, ())
         assert f"ghcr.io/acme/triage:v1: GET answered {status}" in str(error)
         assert hint in error.hint
+
+    async def test_how_long_to_wait_is_said(self) -> None:
+        error = await self.refused(Answer(429, {"Retry-After": "3600"}))
+        assert error.hint == "wait 3600 s, or sign in for a higher limit"
+
+    async def test_a_blob_that_is_gone_isnt_a_matter_of_names(self) -> None:
+        descriptor = Descriptor("a/b", DIGEST, 10)
+        transport, repository = script(*[Answer(404) for _ in range(4)])
+        for ask in (
+            repository.blob(DIGEST, whole),
+            repository.blob_beside(DIGEST, whole, dict),
+            repository.require_blob(DIGEST),
+            repository.open_part(descriptor),
+        ):
+            with pytest.raises(NotFound, match="push it again"):
+                await ask
+        transport.assert_done()
 
     async def test_the_codes_and_messages_of_the_body(self) -> None:
         body = errors({"code": "MANIFEST_UNKNOWN", "message": "no such tag", "detail": {"Tag": "v1"}}, {"code": "X"})
@@ -621,6 +639,38 @@ class TestMirrors:
         _, repository = self.behind(Answer(403), Answer(500), Answer(404))
         with pytest.raises(NotFound):
             await repository.manifest(str(DIGEST))
+
+    async def test_what_the_mirrors_said_is_said_too(self) -> None:
+        _, repository = self.behind(Answer(403), ConnectFailed("GET http://second.example/: refused"), Answer(404))
+        with pytest.raises(NotFound) as caught:
+            await repository.manifest(str(DIGEST))
+        assert caught.value.message.endswith(
+            f": GET answered 404 (mirror {MIRROR}/v2 answered 403; mirror {SECOND}/v2 failed: "
+            "GET http://second.example/: refused)"
+        )
+
+    async def test_a_mirror_that_isnt_asked_for_a_while_is_named(self) -> None:
+        _, repository = self.behind(Answer(503), Answer(200, HEAD, RAW), Answer(404), Answer(404))
+        await repository.manifest(str(DIGEST))
+        with pytest.raises(NotFound) as caught:
+            await repository.manifest(str(DIGEST))
+        assert caught.value.message.endswith(
+            f" (mirror {MIRROR}/v2 isn't asked for a while: it answered 503; mirror {SECOND}/v2 answered 404)"
+        )
+        _, repository = self.behind(Answer(404), second="push", first="pull")
+        with pytest.raises(NotFound) as caught:
+            await repository.manifest("v1")
+        assert caught.value.message.endswith("answered 404"), "nobody else was asked for what a tag stands for"
+
+    async def test_a_part_beside_others_is_asked_for_once_and_held_against_nobody(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        transport, repository = self.behind(Answer(503), Answer(200, body=b"content"))
+        with pytest.raises(RegistryError, match="503"):
+            await repository.blob_beside(DIGEST, whole, dict)
+        await repository.blob(DIGEST, whole)
+        assert [url.partition("/v2")[0] for _, url in transport.asked] == [MIRROR, MIRROR]
+        assert caplog.messages == []
 
     async def test_tags_are_the_registrys(self) -> None:
         transport, repository = self.behind(Answer(200, body=b'{"tags": ["v1"]}'))

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import anyio
 import anyio.to_thread
+import artifacts
 import pytest
 from store.cargo import LAYER, NOON, Agent, agent, blob, described, shown, take
 
@@ -19,15 +20,19 @@ from lading.oci.reference import Reference
 from lading.store.store import (
     ABSENT,
     INLINE_LIMIT,
+    NEVER,
     NOTE_LIMIT,
     NOTES_LIMIT,
     Absent,
     Changes,
+    Collected,
     Intact,
     Inventory,
+    Lost,
     Record,
     Seen,
     Store,
+    use,
 )
 
 MIB = 1024 * 1024
@@ -581,3 +586,365 @@ async def test_the_places_that_content_was_seen_in(store: Store) -> None:
     await store.commit(Changes(NOON, seen=tuple(Seen(name, digest, LAYER) for name in names)))
     await store.commit(Changes(NOON, seen=(Seen("ghcr.io/z/z", Digest.of(b"other"), LAYER),)))
     assert store.places(digest) == sorted(names)
+
+
+# Garbage
+
+DAY = 86_400.0
+OLD = NOON - 30 * DAY
+
+
+async def collect(store: Store, **limits: float | None) -> Collected:
+    """Collect, and see that it does what it said that it would, and has nothing more to do then."""
+    limits = {"now": NOON, **limits}
+    would = await store.collect(dry_run=True, **limits)  # type: ignore[arg-type]
+    assert await store.collect(dry_run=True, **limits) == would  # type: ignore[arg-type]
+    done = await store.collect(**limits)  # type: ignore[arg-type]
+    assert done == would
+    again = await store.collect(**limits)  # type: ignore[arg-type]
+    assert (again.references, again.contents, again.files) == ((), (), ())
+    assert (again.references_left, again.bytes_left) == (done.references_left, done.bytes_left)
+    return done
+
+
+def sizes(*contents: bytes) -> dict[Digest, int]:
+    return {Digest.of(content): len(content) for content in contents}
+
+
+async def test_of_nothing_nothing_is_collected(store: Store) -> None:
+    assert await collect(store) == Collected((), (), (), 0, 0)
+    assert await collect(store, older_than=0, max_size=0) == Collected((), (), (), 0, 0)
+
+
+@pytest.mark.parametrize("size", [500, INLINE_LIMIT + 1])
+async def test_what_a_reference_reaches_is_never_collected(store: Store, size: int) -> None:
+    one = agent(size=size)
+    await store.commit(one.changes())
+    assert await collect(store) == Collected((), (), (), 1, size + len(one.manifest))
+    assert one.is_in(store)
+
+
+@pytest.mark.parametrize("size", [500, INLINE_LIMIT + 1])
+async def test_what_a_tag_left_is_collected(store: Store, size: int) -> None:
+    old, other = agent(size=size), agent(1, size=size)
+    new = Agent(old.reference, b"another manifest", old.layer, NOON)
+    for one in (old, other, new):
+        await store.commit(one.changes())
+    done = await collect(store)
+    assert dict(done.contents) == sizes(old.manifest)
+    assert (done.freed, done.references_left) == (len(old.manifest), 2)
+    assert new.is_in(store)
+    assert other.is_in(store)
+    assert store.resolve(old.reference.at(old.digest)) is ABSENT
+    assert store.read(old.name, old.digest) is ABSENT
+    assert store.check(old.digest, lambda size: None) is ABSENT
+    assert store.places(old.digest) == []
+    await store.commit(old.changes())
+    assert old.is_in(store)
+
+
+@pytest.mark.parametrize("size", [500, INLINE_LIMIT + 1])
+async def test_a_forgotten_reference_takes_all_that_only_it_needed(store: Store, size: int) -> None:
+    one, other = agent(size=size), agent(1)
+    sharing = Agent(Reference.parse("ghcr.io/acme/sharing:v1"), b"a third manifest", one.layer)
+    for each in (one, other, sharing):
+        await store.commit(each.changes())
+    await store.commit(Changes(NOON, forgotten=(one.reference, other.reference)))
+    assert dict((await collect(store)).contents) == sizes(one.manifest, other.manifest, other.layer)
+    assert sharing.is_in(store)
+
+
+async def test_a_digest_that_was_pulled_pinned_stays(store: Store) -> None:
+    one = agent()
+    pinned = one.reference.at(one.digest)
+    await store.commit(replace(one.changes(), references=((pinned, one.digest, OCI_MANIFEST),)))
+    assert (await collect(store)).contents == ()
+    assert store.read(one.name, one.layer_digest) == Intact(one.layer)
+    done = await collect(store, older_than=DAY, now=NOON + 2 * DAY)
+    assert done.references == (pinned,)
+    assert dict(done.contents) == sizes(one.manifest, one.layer)
+
+
+async def test_what_was_only_seen_is_no_reason_to_keep_it(store: Store) -> None:
+    content = blob(500)
+    await store.commit(
+        Changes(NOON, content=((Digest.of(content), content),), seen=(Seen(IMAGE, Digest.of(content), OCI_MANIFEST),))
+    )
+    assert dict((await collect(store)).contents) == sizes(content)
+
+
+async def test_where_a_blob_was_seen_that_was_never_here_is_remembered(store: Store) -> None:
+    digest = Digest.of(b"elsewhere")
+    await store.commit(Changes(NOON, seen=(Seen(IMAGE, digest, LAYER),)))
+    await collect(store)
+    assert store.repositories("ghcr.io", digest) == ["acme/image"]
+
+
+@pytest.mark.parametrize("are_linked", [True, False])
+@pytest.mark.parametrize("size", [40, INLINE_LIMIT + 1])
+async def test_what_manifests_name_stays_with_them(store: Store, size: int, are_linked: bool) -> None:
+    layers = [blob(size, number) for number in range(3)]
+    manifests = [artifacts.manifest(layer) for layer in layers]
+    index = artifacts.index(*manifests[:2])
+    root = Reference.parse(f"{IMAGE}:v1")
+    contents = [index, *manifests, *layers, b"{}"]
+    pairs = [(index, manifests[0]), (index, manifests[1]), *zip(manifests, layers, strict=True)]
+    links = [(Digest.of(parent), Digest.of(child)) for parent, child in pairs] if are_linked else []
+    await store.commit(
+        Changes(
+            NOON,
+            content=tuple((Digest.of(content), content) for content in contents),
+            references=((root, Digest.of(index), OCI_INDEX),),
+            links=tuple(links),
+        )
+    )
+    done = await collect(store)
+    assert dict(done.contents) == sizes(manifests[2], layers[2])
+    assert {digest for digest, _ in store.inventory().contents} == {
+        Digest.of(content) for content in contents if content not in (manifests[2], layers[2])
+    }
+
+
+async def test_content_is_given_only_where_a_reference_still_stands_for_it(store: Store) -> None:
+    one = agent()
+    elsewhere = Agent(Reference.parse("docker.io/acme/copy:v1"), one.manifest, one.layer, OLD)
+    await store.commit(one.changes())
+    await store.commit(elsewhere.changes())
+    done = await collect(store, older_than=DAY)
+    assert (done.references, done.contents) == ((elsewhere.reference,), ())
+    assert one.is_in(store)
+    assert store.resolve(elsewhere.reference.at(one.digest)) is ABSENT
+    assert store.resolve(elsewhere.reference) is ABSENT
+
+
+async def test_of_two_tags_for_one_digest_the_younger_one_keeps_it_known(store: Store) -> None:
+    one = agent()
+    old = Agent(Reference.parse(f"{one.name}:old"), one.manifest, one.layer, OLD)
+    await store.commit(old.changes())
+    await store.commit(one.changes())
+    assert (await collect(store, older_than=DAY)).references == (old.reference,)
+    assert one.is_in(store)
+    assert isinstance(store.resolve(one.reference.at(one.digest)), Record)
+
+
+# Which references go first
+
+
+def at(number: int, validated: float, size: int = 500) -> Agent:
+    return replace(agent(number, size=size), validated=validated)
+
+
+async def test_references_that_were_not_used_for_some_time_are_forgotten(store: Store) -> None:
+    agents = [at(number, NOON - number * DAY) for number in range(5)]
+    for one in agents:
+        await store.commit(one.changes())
+    done = await collect(store, older_than=2 * DAY)
+    assert done.references == (agents[3].reference, agents[4].reference)
+    assert [one.is_in(store) for one in agents] == [True, True, True, False, False]
+    assert dict(done.contents) == sizes(*(content for one in agents[3:] for content in (one.manifest, one.layer)))
+
+
+async def test_a_clock_that_was_set_back_makes_nothing_old(store: Store) -> None:
+    one = at(0, NOON + DAY)
+    await store.commit(one.changes())
+    assert (await collect(store, older_than=0)).references == ()
+
+
+async def test_what_was_used_is_not_old(store: Store) -> None:
+    imported, served, idle = (at(number, validated) for number, validated in enumerate([NEVER, OLD, OLD]))
+    for one in (imported, served, idle):
+        await store.commit(replace(one.changes(), notes=(use(one.reference, OLD),)))
+    assert [store.last_used(one.reference) for one in (imported, served, idle)] == [OLD, OLD, OLD]
+    for one in (imported, served):
+        await store.commit(Changes(NOON, notes=(use(one.reference, NOON - DAY),), durable=False))
+    assert [store.last_used(one.reference) for one in (imported, served, idle)] == [NOON - DAY, NOON - DAY, OLD]
+    assert (await collect(store, older_than=2 * DAY)).references == (idle.reference,)
+    assert store.last_used(idle.reference) is None
+    assert imported.is_in(store)
+    assert served.is_in(store)
+
+
+async def test_a_confirmation_is_a_use(store: Store) -> None:
+    one = at(0, NOON)
+    await store.commit(replace(one.changes(), notes=(use(one.reference, OLD),)))
+    assert store.last_used(one.reference) == NOON
+    assert store.last_used(one.reference.at(one.digest)) is None
+    assert (await collect(store, older_than=DAY)).references == ()
+
+
+async def test_what_is_said_of_a_use_goes_with_the_reference(store: Store) -> None:
+    one = agent()
+    await store.commit(replace(one.changes(), notes=(use(one.reference, NOON + DAY),)))
+    await store.commit(Changes(NOON, forgotten=(one.reference,), notes=(("kind", "key", "value"),)))
+    await store.commit(Changes(NOON, notes=(use(agent(1).reference, NOON),)))  # what isn't known
+    await store.collect()
+    await store.commit(one.changes())
+    await store.commit(agent(1).changes())
+    assert [store.last_used(agent(number).reference) for number in range(2)] == [NOON, NOON]
+    assert store.recall("kind", "key") == "value"
+
+
+@pytest.mark.parametrize("value", ["", "nan", "inf", "soon", "1e400"])
+async def test_a_use_that_makes_no_sense_is_none(store: Store, value: str) -> None:
+    one = agent()
+    await store.commit(replace(one.changes(), notes=(("used", str(one.reference), value),)))
+    assert store.last_used(one.reference) == NOON
+
+
+async def test_more_uses_are_remembered_than_other_notes(store: Store) -> None:
+    one = agent()
+    await store.commit(replace(one.changes(), notes=(use(one.reference, NOON + DAY),)))
+    many = (Reference.parse(f"ghcr.io/acme/many:{number}") for number in range(NOTES_LIMIT + 1))
+    await store.commit(noted(*(use(reference, NOON) for reference in many)))
+    assert store.last_used(one.reference) == NOON + DAY
+
+
+async def test_what_was_used_the_longest_time_ago_makes_room(store: Store) -> None:
+    agents = [at(number, NOON - number, size=size) for number, size in enumerate([500, 200_000, 3000, 500])]
+    for one in agents:
+        await store.commit(one.changes())
+    each = [len(one.manifest) + len(one.layer) for one in agents]
+    assert (await collect(store, max_size=sum(each))).references == ()
+    assert (await collect(store, max_size=sum(each) - 1)).references == (agents[3].reference,)
+    done = await collect(store, max_size=each[0] + each[1])
+    assert (done.references, done.bytes_left) == ((agents[2].reference,), each[0] + each[1])
+    done = await collect(store, max_size=each[0])
+    assert (done.references, done.freed) == ((agents[1].reference,), each[1])
+    assert agents[0].is_in(store)
+    done = await collect(store, max_size=0)
+    assert (done.references, done.references_left, done.bytes_left) == ((agents[0].reference,), 0, 0)
+
+
+async def test_a_reference_that_makes_no_room_is_not_forgotten(store: Store) -> None:
+    new, other = at(0, NOON, size=3000), at(1, NOON - 1)
+    same = Agent(Reference.parse(f"{new.name}:same"), new.manifest, new.layer, NOON - 2)
+    for one in (new, other, same):
+        await store.commit(one.changes())
+    done = await collect(store, max_size=len(new.manifest) + len(new.layer))
+    assert done.references == (other.reference,)
+    assert same.is_in(store)
+
+
+async def test_what_is_shared_goes_with_the_last_one_that_needs_it(store: Store) -> None:
+    layer = blob(10_000)
+    agents = [Agent(Reference.parse(f"ghcr.io/acme/a{n}:v1"), bytes([n]) * 10, layer, NOON - n) for n in range(3)]
+    for one in agents:
+        await store.commit(one.changes())
+    done = await collect(store, max_size=10_019)
+    assert (done.references, done.freed) == ((agents[1].reference, agents[2].reference), 20)
+    assert agents[0].is_in(store)
+
+
+async def test_old_ones_go_before_room_is_made(store: Store) -> None:
+    agents = [at(number, NOON - number * DAY) for number in range(4)]
+    for one in agents:
+        await store.commit(one.changes())
+    each = len(agents[0].manifest) + 500
+    done = await collect(store, older_than=2.5 * DAY, max_size=2 * each)
+    assert done.references == (agents[2].reference, agents[3].reference)
+
+
+@pytest.mark.parametrize("limits", [{"older_than": -1.0}, {"older_than": float("nan")}, {"max_size": -1}])
+async def test_a_limit_that_makes_no_sense_is_refused(store: Store, limits: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be at least 0"):
+        await store.collect(**limits)  # type: ignore[arg-type]
+
+
+# What somebody is at work on
+
+
+@pytest.mark.parametrize("size", [100, INLINE_LIMIT + 1])
+async def test_what_is_leased_stays_until_the_lease_ends(store: Store, size: int) -> None:
+    one, content = agent(), blob(size)
+    with store.lease() as lease:
+        lease.keep([Digest.of(content)])
+        lease.keep([])
+        await store.commit(
+            Changes(NOON, content=((Digest.of(content), content),), seen=(Seen(IMAGE, Digest.of(content), LAYER),))
+        )
+        await store.commit(one.changes())
+        assert (await collect(store, max_size=0)).references == (one.reference,)
+        assert store.read(IMAGE, Digest.of(content)) == Intact(content)
+    assert dict((await collect(store)).contents) == sizes(content)
+    lease.close()
+    lease.keep([Digest.of(content)])
+
+
+async def test_a_lease_keeps_what_lies_below_and_whatever_stands_for_it(store: Store) -> None:
+    one, other = agent(), agent(1)
+    await store.commit(one.changes())
+    await store.commit(other.changes())
+    with store.lease() as lease, store.lease() as second:
+        lease.keep([one.digest])
+        second.keep([one.digest])
+        second.close()
+        assert (await collect(store, older_than=0, max_size=0, now=NOON + DAY)).references == (other.reference,)
+        assert one.is_in(store)
+        await store.commit(Changes(NOON, forgotten=(one.reference,)))
+        assert (await collect(store)).contents == ()
+    assert dict((await collect(store)).contents) == sizes(one.manifest, one.layer)
+
+
+@pytest.mark.parametrize("size", [100, INLINE_LIMIT + 1, 3 * MIB])
+async def test_what_is_on_its_way_arrives(store: Store, size: int) -> None:
+    content = blob(size)
+    descriptor = described(content)
+    async with store.ingest(descriptor) as ingest:
+        await collect(store)
+        await ingest.write(content[: size // 2])
+        await collect(store)
+        await ingest.write(content[size // 2 :])
+        await ingest.finish()
+        await collect(store)
+    assert (await collect(store)).freed == 0
+    await store.commit(shown(descriptor))
+    assert store.read(IMAGE, descriptor.digest) == Intact(content)
+    assert dict((await collect(store)).contents) == sizes(content)
+
+
+async def test_one_who_takes_the_same_content_does_not_end_the_need_of_the_other(store: Store) -> None:
+    content = blob(INLINE_LIMIT + 1)
+    descriptor = described(content)
+    for _ in range(2):
+        async with store.ingest(descriptor) as ingest:
+            if not ingest.is_complete:
+                await ingest.write(content[ingest.received :])
+            await ingest.finish()
+    await store.commit(Changes(NOON, blobs=(descriptor,)))
+    await collect(store)
+    await store.commit(shown(descriptor))
+    assert store.read(IMAGE, descriptor.digest) == Intact(content)
+
+
+@pytest.mark.parametrize("size", [100, INLINE_LIMIT + 1])
+async def test_a_commit_that_relies_on_what_was_collected_is_refused(store: Store, size: int) -> None:
+    one = agent(size=size)
+    latest = Reference.parse(f"{one.name}:latest")
+    relying = Changes(
+        NOON,
+        references=((latest, one.digest, OCI_MANIFEST),),
+        required=((one.name, one.digest), (one.name, one.layer_digest)),
+    )
+    await store.commit(one.changes())
+    await store.commit(relying)
+    await store.commit(Changes(NOON, forgotten=(latest, one.reference)))
+    await collect(store)
+    with pytest.raises(Lost, match=str(one.layer_digest)) as caught:
+        await store.commit(relying)
+    assert caught.value.digests == {one.digest, one.layer_digest}
+    assert store.resolve(latest) is ABSENT
+    with pytest.raises(Lost):
+        await store.commit(Changes(NOON, required=((one.name, one.digest),)))
+    await store.commit(one.changes())
+    await store.commit(relying)
+    with pytest.raises(Lost):
+        await store.commit(replace(relying, required=(("ghcr.io/acme/elsewhere", one.digest),)))
+
+
+async def test_commits_go_on_while_it_is_collected(store: Store) -> None:
+    agents = [agent(number, size=[100, INLINE_LIMIT + 1][number % 2]) for number in range(40)]
+    async with anyio.create_task_group() as group:
+        for one in agents:
+            group.start_soon(store.commit, one.changes())
+            group.start_soon(store.collect)
+    assert all(one.is_in(store) for one in agents)

@@ -233,7 +233,17 @@ def test_what_the_readme_shows(run: Run) -> None:
 
 
 def test_the_example(run: Run) -> None:
-    run(EXAMPLE.read_text(), "-p", "no:asyncio", passed=2)
+    run(EXAMPLE.read_text(), "-p", "no:asyncio", passed=3)
+
+
+def test_the_example_where_it_is(tmp_path: Path) -> None:
+    """In a checkout this project's own configuration is none of its business."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:asyncio", "-p", "no:cacheprovider", EXAMPLE.name]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        command, cwd=EXAMPLE.parent, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 
 # What it costs those who merely have it.

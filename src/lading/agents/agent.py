@@ -25,7 +25,8 @@ class Agent:
         annotations: of the manifest that holds the agent.
         origin: where this copy came from; ``"stale"`` says that the registry couldn't be asked.
         stale_reason: why not; ``None`` unless ``origin`` is ``"stale"``.
-        age: seconds since the registry last confirmed that the reference stands for this.
+        age: seconds since the registry last confirmed that the reference stands for this; ``math.inf`` if none ever
+            did, which is so of what was imported.
     """
 
     content: bytes = field(repr=False)

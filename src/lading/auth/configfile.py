@@ -28,6 +28,9 @@ _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ROOTS = frozenset({"", "/", "/v1/", "/v2/"})
 _ROOTS_BEHIND_SCHEME = _ROOTS | {"/v1", "/v2"}
 
+_REPAIR = "repair it, or move it away and log in again"
+"""What to do about a file that can't be read as a whole: nobody can log in before that either."""
+
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -100,9 +103,9 @@ class ConfigFile:
             why = str(error)
         # Raised out here, because the error of the JSON reader holds the text.
         if why:
-            raise CredentialError(f"{source} isn't JSON: {why}", hint="repair it, or log in again")
+            raise CredentialError(f"{source} isn't JSON: {why}", hint=_REPAIR)
         if not isinstance(document, dict):
-            raise CredentialError(f"{source} isn't a JSON object", hint="repair it, or log in again")
+            raise CredentialError(f"{source} isn't a JSON object", hint=_REPAIR)
         return cls(document, source)
 
     def find(self, host: str, server: str) -> list[Credential | Program]:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from lading.auth.authorization import Secret, basic_authorization, is_token
-from lading.auth.configfile import Credential
+from lading.auth.configfile import Credential, is_hub
 from lading.auth.realm import realm_refusal
 from lading.errors import Denied, LadingError, ProtocolError, RateLimited, RegistryError, Unauthorized
 from lading.http.limits import retry_after
@@ -170,16 +170,22 @@ def _redirected(request: Request, location: str, server: TokenServer) -> Request
 
 
 def _grant(answer: _Answer, server: TokenServer, scopes: tuple[str, ...]) -> Grant:
-    if answer.status == 200:
+    if answer.status != 200:
+        raise _refused(answer, server, scopes)
+    try:
         return read_grant(answer.body)
-    raise _refused(answer, server, scopes)
+    except ProtocolError as error:
+        why = error.message
+    hint = "something between here and there may answer in its place"
+    raise ProtocolError(f"{_name(server)} asks for a token of {redact_url(server.realm)}: {why}", hint=hint)
 
 
 def _refused(answer: _Answer, server: TokenServer, scopes: tuple[str, ...]) -> LadingError:
     realm, status = server.realm, answer.status
     message = f"token server {redact_url(realm)} answered {status} to a request for {' '.join(scopes) or 'a token'}"
     if status == 401:
-        return Unauthorized(message, method="GET", url=realm, status=status, hint="log in to the registry")
+        hint = f"log in to the registry: lading login {_name(server)}"
+        return Unauthorized(message, method="GET", url=realm, status=status, hint=hint)
     if status == 403:
         return Denied(message, method="GET", url=realm, status=status, hint="log in as somebody who may do this")
     if status == 429:
@@ -193,8 +199,17 @@ def _refused_identity(answer: _Answer, server: TokenServer) -> Unauthorized:
         method="POST",
         url=server.realm,
         status=answer.status,
-        hint="log in to the registry again",
+        hint=f"log in to the registry again: lading login {_name(server)}",
     )
+
+
+def _name(server: TokenServer) -> str:
+    """Give the name of the registry that a token is for, as it is logged in to."""
+    scheme, host, port = server.registry
+    if is_hub(host):
+        return "docker.io"
+    name = f"[{host}]" if ":" in host else host
+    return name if port == (443 if scheme == "https" else 80) else f"{name}:{port}"
 
 
 def _refused_realm(server: TokenServer, why: str) -> Unauthorized:

@@ -36,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminated = True
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; on the way out it would only do harm
         signal.raise_signal(signal.SIGINT)
+        if is_background:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
+    is_background = _block_interrupts()
     previous = signal.signal(signal.SIGTERM, terminate)
     try:
         status = _run(arguments)
@@ -55,7 +58,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         signal.signal(signal.SIGTERM, previous)
+        if is_background:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # and what is pending is forgotten
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return status
+
+
+def _block_interrupts() -> bool:
+    """Where SIGINT is ignored, block it instead, and tell so.
+
+    A shell starts what a script runs in the background that way: Ctrl-C isn't meant for it. But what ends a task, and
+    with it what SIGTERM does, is a SIGINT that isn't ignored.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN or not hasattr(signal, "pthread_sigmask"):
+        return False
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return True
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from contextlib import closing
 
 import click
@@ -22,6 +24,7 @@ from lading.cli.render import ORIGINS, agent_fields, print_json, say
 from lading.client import Client
 from lading.home import default_home
 from lading.oci.reference import Reference
+from lading.pull.use import Uses, is_unnoted
 from lading.store.local import LocalStore
 
 
@@ -103,6 +106,11 @@ def cat(
         agent = client.cached(reference, max_age)
         if agent is None:
             agent = run(client, lambda client: client.pull_agent(reference, max_age=max_age, max_stale=max_stale))
+        elif os.access(store.path, os.W_OK) and is_unnoted(store, reference, time.time()):
+            import anyio
+
+            now = time.time()
+            anyio.run(Uses(store).note, reference, agent.descriptor, now - agent.age, now)
     if as_json:
         print_json({**agent_fields(agent), "content": agent.content.decode("utf-8", "replace")})
     else:

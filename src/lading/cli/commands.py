@@ -15,10 +15,11 @@ _VERBS = {
     "lock": ("lading.cli.lock", "Write down what agents stand for, and all that they need, in a lock file."),
     "tree": ("lading.cli.tree", "Draw an agent and the agents that it needs."),
     "push": ("lading.cli.publish", "Publish an agent."),
-    "inspect": ("lading.cli.shelf", "Show what an agent is, and what is known of its artifact."),
+    "inspect": ("lading.cli.shelf", "Show what an agent is, or any other artifact, and what is known of it."),
     "diff": ("lading.cli.diff", "Say what another version of an agent may do that this one doesn't."),
     "ls": ("lading.cli.shelf", "List the agents in the store."),
     "rm": ("lading.cli.shelf", "Remove agents from the store."),
+    "gc": ("lading.cli.gc", "Remove from the store what nothing needs any more."),
     "resolve": ("lading.cli.registries", "Print the digest that a reference stands for now."),
     "tags": ("lading.cli.registries", "List the tags of a repository."),
     "delete": ("lading.cli.registries", "Delete a tag or a manifest from its registry."),
@@ -26,7 +27,7 @@ _VERBS = {
     "export": ("lading.cli.layouts", "Write what is in the store as an OCI image layout, a directory or a tar."),
     "import": ("lading.cli.layouts", "Bring what is in an OCI image layout into the store."),
     "verify": ("lading.cli.verify", "Read everything in the store again, and repair what is damaged."),
-    "copy": ("lading.cli.copy", "Copy any artifact or image to another registry, repository or tag."),
+    "copy": ("lading.cli.copy", "Copy any artifact or image, from a registry or a layout, to a registry."),
     "login": ("lading.cli.login", "Log in to a registry, once it has believed the password."),
     "logout": ("lading.cli.login", "Forget the login at a registry."),
     "doctor": ("lading.cli.doctor", "Find out how a reference would be pulled, and what is wrong."),
@@ -61,5 +62,10 @@ class _Lazy(click.Group):
     epilog="The store is the directory LADING_HOME, else lading in the user's data directory.",
 )
 @click.version_option(__version__, message="lading %(version)s")
-def lading() -> None:
+@click.option("--debug", is_flag=True, help="Write every request, and what is decided, to standard error.")
+def lading(debug: bool) -> None:
     """Pull AI agents from OCI registries, and publish them."""
+    if debug:
+        from lading.cli.log import show_everything
+
+        show_everything()

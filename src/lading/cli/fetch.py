@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from lading.cli.options import common_options, reference_argument, run
+from lading.cli.options import common_options, concurrency_option, reference_argument, run
 from lading.cli.progress import BlobBars, size_text
 from lading.cli.render import print_json, say
 from lading.client import Client
-from lading.errors import Offline
-from lading.oci.platform import InvalidPlatform, Platform
+from lading.errors import InvalidPlatform, LadingError
+from lading.oci.platform import Platform
 from lading.oci.reference import Reference
 from lading.pull.artifact import Artifact
 
@@ -34,12 +34,14 @@ def to_platforms(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 )
 @click.option("--all-platforms", is_flag=True, help="Every image of an index.")
 @click.option("--force", is_flag=True, help="Trust nothing that is there: verify what is large, fetch the rest again.")
+@concurrency_option
 @common_options
 def fetch(
     reference: Reference,
     platforms: tuple[Platform, ...],
     all_platforms: bool,
     force: bool,
+    concurrency: int,
     offline: bool,
     as_json: bool,
 ) -> None:
@@ -56,17 +58,16 @@ def fetch(
     """
     if platforms and all_platforms:
         raise click.UsageError("--platform and --all-platforms say two things: leave out one of them")
-    if offline:
-        raise Offline(f"can't fetch {reference}: network access is switched off", hint="leave out --offline")
 
     async def verb(client: Client) -> Artifact:
         return await client.pull(reference, force=force, platform=platforms or None, all_platforms=all_platforms)
 
     try:
-        with BlobBars(str(reference), is_told_first=True) as bars:
-            artifact = run(Client(events=bars), verb)
-    except KeyboardInterrupt:
-        say("what has arrived is kept: the same command goes on where this one stopped")
+        with BlobBars(is_told_first=True) as bars:
+            artifact = run(Client(events=bars, offline=offline, concurrency=concurrency), verb, is_long=True)
+    except (KeyboardInterrupt, LadingError) as ended:
+        if isinstance(ended, KeyboardInterrupt) or bars.has_some:
+            say("what has arrived is kept: the same command goes on where this one stopped")
         raise
     pinned = str(artifact.reference.at(artifact.descriptor.digest))
     if as_json:

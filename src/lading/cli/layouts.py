@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,9 +15,9 @@ import click
 from lading.cli.options import common_options, to_reference, to_references
 from lading.cli.progress import BlobBars, size_text
 from lading.cli.render import print_json, say
-from lading.errors import LadingError
+from lading.errors import InvalidPlatform, InvalidReference, LadingError
 from lading.home import default_home
-from lading.oci.platform import InvalidPlatform, Platform
+from lading.oci.platform import Platform
 from lading.oci.reference import Reference
 from lading.store.disk import write_all
 from lading.store.layout import Entry, choose
@@ -27,11 +29,29 @@ if TYPE_CHECKING:
     from lading.store.layout_import import Imported
 
 
+_COMPRESSED = re.compile(r"\.(?:tgz|tar\.[A-Za-z0-9]+)$")
+
+
 def _platform(ctx: click.Context, param: click.Parameter, value: str | None) -> Platform | None:
     try:
         return None if value is None else Platform.parse(value)
     except InvalidPlatform as error:
         raise click.BadParameter(str(error), ctx, param) from error
+
+
+def _target(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Refuse what was hardly meant as the name of a directory or a tar."""
+    if not value:
+        raise click.UsageError("TARGET wants a name")
+    if found := _COMPRESSED.search(value):
+        raise click.BadParameter(f"of a layout only the layers are compressed: not {found[0]}, but .tar", ctx, param)
+    with suppress(InvalidReference):
+        reference = Reference.parse(value)
+        # The last of several references, where TARGET was forgotten.
+        is_whole = value.startswith(f"{reference.registry}/") or reference.tag is not None or reference.is_pinned
+        if is_whole and not os.path.exists(value) and not os.path.isdir(os.path.dirname(value)):
+            raise click.BadParameter(f"{value} is a reference; a directory of that name would be ./{value}", ctx, param)
+    return value
 
 
 def _reference(ctx: click.Context, param: click.Parameter, value: str | None) -> Reference | None:
@@ -45,7 +65,7 @@ _platform_option = click.option(
 
 @click.command()
 @click.argument("references", metavar="REF...", nargs=-1, required=True, callback=to_references)
-@click.argument("target", metavar="TARGET")
+@click.argument("target", metavar="TARGET", callback=_target)
 @_platform_option
 @common_options
 def export(
@@ -53,8 +73,9 @@ def export(
 ) -> None:
     """Write what is in the store as an OCI image layout, for skopeo, podman, crane, oras, and `lading import`.
 
-    TARGET is a directory, which may be a layout already; or a tar, if it ends in .tar; or - for a tar on standard
-    output. No network is used: what isn't whole in the store is named, with what fetches it.
+    TARGET is a directory, which may be a layout already; or a tar, if it ends in .tar, which replaces only another
+    layout; or - for a tar on standard output. No network is used: what isn't whole in the store is named, with what
+    fetches it.
 
     \b
     Examples:
@@ -62,13 +83,12 @@ def export(
       lading export acme/triage acme/writer agents/
       lading export docker.io/library/alpine:3.20 - | ssh host lading import -
     """
-    if not target:
-        raise click.UsageError("TARGET wants a name")
     if target == "-" and as_json:
         raise click.UsageError("--json describes what was written, not standard output: leave out one of them")
     if target == "-" and sys.stdout.isatty():
         raise click.UsageError("a tar isn't for a terminal: write it to a file, or into a pipe")
-    with closing(LocalStore(default_home())) as store, BlobBars(target) as bars:
+    _check_replaced(target)
+    with closing(LocalStore(default_home())) as store, BlobBars() as bars:
         sink = partial(write_all, sys.stdout.fileno()) if target == "-" else target
         exported = export_images(store, references, sink, platform=platform, events=bars)
     for one in exported:
@@ -79,6 +99,20 @@ def export(
             print(pinned)
         where = "standard output" if target == "-" else target
         say(f"{where}: {one.reference}, called {one.name} there: {one.blobs} blobs, {size_text(one.size)}")
+
+
+def _check_replaced(target: str) -> None:
+    """Raise LadingError if a tar would replace a file that is something else."""
+    if not target.endswith(".tar") or not os.path.isfile(target) or not os.path.getsize(target):
+        return
+    try:
+        with open_layout(target) as layout:
+            layout.index()
+    except LadingError as error:
+        raise LadingError(
+            f"{target} is there, and isn't an OCI image layout: it isn't replaced",
+            hint="choose another name, or remove it",
+        ) from error
 
 
 def _exported(one: Exported) -> dict[str, object]:
@@ -127,7 +161,7 @@ def import_(
         raise click.UsageError("--all is every image: leave out NAME and --as")
     if source == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise click.UsageError("standard input has no tar")
-    with open_layout(sys.stdin.buffer if source == "-" else source) as layout, BlobBars(source) as bars:
+    with open_layout(sys.stdin.buffer if source == "-" else source) as layout, BlobBars() as bars:
         entries = _chosen(layout, name, is_all)
         anyio.run(_import, layout, entries, reference, platform, bars, as_json)
 

@@ -136,7 +136,8 @@ def _locked(plan: Plan, path: str, *, offline: bool) -> Lockfile | None:
     """Ask for what everything stands for; says what can't be had, and gives ``None`` then."""
     try:
         with CountBar() as bar:
-            return run(Client(offline=offline, events=bar), lambda client: client.lock(plan.requested, plan.keep))
+            client = Client(offline=offline, events=bar)
+            return run(client, lambda client: client.lock(plan.requested, plan.keep), is_long=True)
     except KeyboardInterrupt:
         say(f"{path} stays as it was; what has arrived is kept, and isn't fetched again")
         raise

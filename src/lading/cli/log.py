@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from lading.cli.render import say
 
@@ -12,15 +14,27 @@ _SHOWN = 3
 """Lines of one kind: a thousand stale copies say no more than the first ones do."""
 
 
+def show_everything() -> None:
+    """Write all that the library logs to standard error, with the time since the start, as long as the process runs."""
+    handler = _Everything()
+    handler.setFormatter(logging.Formatter("%(relativeCreated)7d ms %(levelname)-7s %(name)s: %(message)s"))
+    logger = logging.getLogger("lading")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+
+
 @contextmanager
 def shown_log() -> Iterator[None]:
     """Write the library's warnings to standard error; in the end, how many more of a kind there were."""
+    logger = logging.getLogger("lading")
+    if any(isinstance(one, _Everything) for one in logger.handlers):
+        yield
+        return
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("lading: %(levelname)s: %(message)s"))
     few = _Few()
     handler.addFilter(few)
     logging.addLevelName(logging.WARNING, "warning")
-    logger = logging.getLogger("lading")
     logger.addHandler(handler)
     try:
         yield
@@ -28,6 +42,14 @@ def shown_log() -> Iterator[None]:
         logger.removeHandler(handler)
         for line in few.others():
             say(line)
+
+
+class _Everything(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at the time: bars stand in for it while they are shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
 
 
 class _Few(logging.Filter):

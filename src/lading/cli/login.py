@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from lading.cli.options import common_options, json_option, run
+from lading.cli.options import json_option, network_options, run
 from lading.cli.render import print_json, say
 from lading.client import Client
 from lading.errors import CredentialError, InvalidReference, LadingError, Offline
@@ -96,7 +96,7 @@ registry_argument = click.argument("registry", metavar="[REGISTRY]", nargs=-1, c
 @registry_argument
 @click.option("-u", "--username", metavar="NAME", callback=_to_user_name, help="Log in as NAME.")
 @click.option("--password-stdin", "is_piped", is_flag=True, help="Take the password, or a token, from standard input.")
-@common_options
+@network_options
 def login(registry: _Named, username: str | None, is_piped: bool, offline: bool, as_json: bool) -> None:
     """Log in to REGISTRY, by default Docker Hub.
 

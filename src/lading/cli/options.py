@@ -72,6 +72,18 @@ def files_option(command: F) -> F:
     )(command)
 
 
+def concurrency_option(command: F) -> F:
+    """Add ``--concurrency``, as ``concurrency``."""
+    return click.option(
+        "--concurrency",
+        type=click.IntRange(1, 100),
+        default=8,
+        show_default=True,
+        metavar="N",
+        help="Large blobs at once, over four times as many connections at most; fewer where a registry refuses more.",
+    )(command)
+
+
 def json_option(command: F) -> F:
     """Add ``--json``, as ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
@@ -83,15 +95,29 @@ def common_options(command: F) -> F:
     return click.option("--offline", is_flag=True, help="Use no network: answer from the store, or fail.")(command)
 
 
-def run(client: Client, verb: Callable[[Client], Awaitable[T]]) -> T:
-    """Run a verb's coroutine with ``client`` on an event loop of its own, and close the client."""
+def network_options(command: F) -> F:
+    """Add the same to a verb that the store can't answer."""
+    command = json_option(command)
+    return click.option("--offline", is_flag=True, help="Use no network: this verb needs it, and fails.")(command)
+
+
+def run(client: Client, verb: Callable[[Client], Awaitable[T]], *, is_long: bool = False) -> T:
+    """Run a verb's coroutine with ``client`` on an event loop of its own, and close the client.
+
+    One that ``is_long`` runs on uvloop, where that is installed: it takes a moment to load.
+    """
+    from importlib.util import find_spec
+
     import anyio
 
     from lading.cli.log import shown_log
 
     async def session() -> T:
-        async with client:
+        # Not entered: that would import what a verb that asks no registry doesn't need.
+        try:
             return await verb(client)
+        finally:
+            await client.aclose()
 
     with shown_log():
-        return anyio.run(session)
+        return anyio.run(session, backend_options={"use_uvloop": is_long and find_spec("uvloop") is not None})

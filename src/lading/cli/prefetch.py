@@ -92,7 +92,7 @@ def prefetch(
                     desk.take(outcome)
 
         try:
-            run(Client(store, offline=offline), verb)
+            run(Client(store, offline=offline), verb, is_long=True)
             is_interrupted = False
         except KeyboardInterrupt:
             is_interrupted = True

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lading.events import BlobProgress, Event, Pulled
+from lading.events import BlobExpected, BlobProgress, Event, Pulled
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -35,55 +35,73 @@ def rate_text(count: int, seconds: float) -> str:
 
 
 class BlobBars:
-    """Listens to what moves, and shows each large blob and the total on standard error.
+    """Listens to what moves, and shows each large blob that is on its way, and the total, on standard error.
 
-    ``is_told_first``: the first that is told of a blob is how much of it was here before.
+    ``is_told_first``: the first that is told of a blob is how much of it was there before.
     """
 
-    def __init__(self, title: str, *, is_told_first: bool = False) -> None:
-        self._title = title
+    def __init__(self, *, is_told_first: bool = False) -> None:
         self._is_told_first = is_told_first
         self._began = time.monotonic()
         self._first: dict[str, int] = {}
         self._received: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
+        self._whole = self._come = 0  # the sums of the last two: there may be thousands of blobs
         self._ended: set[str] = set()
         self._tasks: dict[str, TaskID] = {}
         self._bars: Progress | None = None
         self._total: TaskID | None = None
 
     def __call__(self, event: Event, /) -> None:
-        if not isinstance(event, BlobProgress):
+        if isinstance(event, BlobExpected):
+            self._expect(event.digest, event.size)
+        elif isinstance(event, BlobProgress):
+            is_first = event.digest not in self._first
+            self._expect(event.digest, event.size)
+            self._first.setdefault(event.digest, event.received)
+            self._come += event.received - self._received.get(event.digest, 0)
+            self._received[event.digest] = event.received
+            if self._bars is not None:
+                self._show(self._bars, event)
+            elif event.size >= _SHOWN:
+                self._tell(event, is_first=is_first)
+
+    def _expect(self, digest: str, size: int) -> None:
+        if digest in self._sizes:
             return
-        digest, known = event.digest, event.digest in self._sizes
-        self._sizes[digest], self._received[digest] = event.size, event.received
-        if not known:
-            self._first[digest] = event.received
-        if event.size < _SHOWN:
-            return
-        if self._bars is None:
-            self._tell(event, is_first=not known)
-            return
-        if self._total is None:
+        self._sizes[digest] = size
+        self._whole += size
+        if self._bars is not None and self._total is None and size >= _SHOWN:
             self._total = self._bars.add_task("total", total=0)
-        if digest not in self._tasks:
-            self._tasks[digest] = self._bars.add_task(digest[:19], total=event.size, completed=event.received)
-        self._bars.update(self._tasks[digest], completed=event.received)
-        shown = list(self._tasks)
-        self._bars.update(
-            self._total,
-            total=sum(self._sizes[one] for one in shown),
-            completed=sum(self._received[one] for one in shown),
-        )
+
+    def _show(self, bars: Progress, event: BlobProgress) -> None:
+        if self._total is not None:
+            bars.update(self._total, total=self._whole, completed=self._come)
+        if event.received == event.size:
+            # Its row makes room for those that are on their way.
+            if event.digest in self._tasks:
+                bars.remove_task(self._tasks.pop(event.digest))
+        elif event.digest in self._tasks:
+            bars.update(self._tasks[event.digest], completed=event.received)
+        elif event.size >= _SHOWN:
+            self._tasks[event.digest] = bars.add_task(event.digest[:19], total=event.size, completed=event.received)
 
     def _tell(self, event: BlobProgress, *, is_first: bool) -> None:
         """Write a line where a blob is gone on with, and one when it is here."""
         what = event.digest[:19]
-        if is_first and self._is_told_first and 0 < event.received < event.size:
-            print(f"{what} goes on at {size_text(event.received)} of {size_text(event.size)}", file=sys.stderr)
+        if is_first and self._is_told_first and event.received > 0:
+            if event.received < event.size:
+                print(f"{what} goes on at {size_text(event.received)} of {size_text(event.size)}", file=sys.stderr)
+            else:
+                self._ended.add(event.digest)  # it was there already
         if event.received == event.size and event.digest not in self._ended:
             self._ended.add(event.digest)
             print(f"{what} {size_text(event.size)}", file=sys.stderr)
+
+    @property
+    def has_some(self) -> bool:
+        """Whether anything has arrived of a large blob, now or before."""
+        return any(received and self._sizes[one] >= _SHOWN for one, received in self._received.items())
 
     def rate(self) -> str:
         """Give how fast what was fetched came, for people."""

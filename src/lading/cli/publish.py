@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from lading.cli.options import common_options, reference_argument, run
+from lading.cli.options import network_options, reference_argument, run
 from lading.cli.render import print_json, say
 from lading.client import Client
 from lading.errors import InvalidDocument, LadingError
@@ -58,7 +58,7 @@ def _warn_of(content: bytes) -> None:
     default=True,
     help="Embed a small agent in its manifest, so that a pull is one GET.",
 )
-@common_options
+@network_options
 def push(
     source: str, reference: Reference, annotations: dict[str, str], inline: bool, offline: bool, as_json: bool
 ) -> None:

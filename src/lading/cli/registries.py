@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lading.cli.options import common_options, reference_argument, run, to_reference
+from lading.cli.options import network_options, reference_argument, run, to_reference
 from lading.cli.render import print_json
 from lading.client import Client
 from lading.oci.reference import Reference
@@ -13,7 +13,7 @@ from lading.redact import printable
 
 @click.command()
 @reference_argument
-@common_options
+@network_options
 def resolve(reference: Reference, offline: bool, as_json: bool) -> None:
     """Print the digest that REF stands for now.
 
@@ -30,7 +30,7 @@ def resolve(reference: Reference, offline: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("reference", metavar="REPOSITORY", callback=to_reference)
-@common_options
+@network_options
 def tags(reference: Reference, offline: bool, as_json: bool) -> None:
     """List the tags of a repository, in the registry's order.
 
@@ -51,7 +51,7 @@ def tags(reference: Reference, offline: bool, as_json: bool) -> None:
 
 @click.command()
 @reference_argument
-@common_options
+@network_options
 def delete(reference: Reference, offline: bool, as_json: bool) -> None:
     """Delete REF from its registry: a tag, or what a digest names with every tag of it.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from lading.agents.agent import Agent
 from lading.errors import LadingError
 from lading.oci.digest import Digest
+from lading.pull.policy import span
 from lading.redact import printable
 
 ORIGINS = {
@@ -45,7 +47,7 @@ def agent_fields(agent: Agent) -> dict[str, object]:
         "digest": agent.digest,
         "origin": agent.origin,
         "stale_reason": agent.stale_reason,
-        "age": agent.age,
+        "age": agent.age if agent.age < math.inf else None,
         "size": len(agent.content),
     }
 
@@ -83,10 +85,4 @@ def can_show(text: str) -> bool:
 
 def ago(seconds: float) -> str:
     """Give an age as people say it."""
-    if seconds < 1:
-        return "just now"
-    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)):
-        count = int(seconds // length)
-        if count:
-            return f"{count} {unit}{'' if count == 1 else 's'} ago"
-    return "just now"
+    return "just now" if seconds < 1 else f"{span(seconds)} ago"

@@ -16,6 +16,9 @@ from lading.errors import LadingError
 if TYPE_CHECKING:
     from lading.testing import EmbeddedRegistry
 
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Addresses that mean all of a machine's, and how this machine itself gets there."""
+
 _RECORDS = 100
 """Requests that a server which may run for months remembers."""
 
@@ -45,6 +48,8 @@ def serve(directory: str | None, port: int, host: str, writable: bool) -> None:
 async def _serve(directory: str | None, port: int, host: str, writable: bool) -> None:
     import anyio
 
+    from lading.http.transport import is_loopback
+
     _prepare_for_many()
     registry = _registry(directory, port, host, writable)
     try:
@@ -55,7 +60,10 @@ async def _serve(directory: str | None, port: int, host: str, writable: bool) ->
         ) from error
     try:
         what = f"{directory or 'memory'}, {'writable' if writable else 'read-only'}"
-        print(registry.host.replace("0.0.0.0", "127.0.0.1"), flush=True)
+        if not is_loopback(host):
+            where = "all addresses of this machine" if host in _EVERYWHERE else host
+            say(f"lading: warning: listening on {where}: whoever can reach it can read{' and write' * writable}")
+        print(registry.host.replace(host, _EVERYWHERE.get(host, host)), flush=True)
         say(f"serving {what}; stop with Ctrl-C")
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:

@@ -12,13 +12,13 @@ import click
 from lading.cli.options import common_options, json_option, reference_argument, run, to_references
 from lading.cli.render import ORIGINS, agent_fields, ago, print_columns, print_fields, print_json, say
 from lading.client import Client
-from lading.errors import InvalidDocument, LadingError
+from lading.errors import InvalidDocument, LadingError, NotAnAgent
 from lading.home import default_home
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.pull.lookup import Located, locate
 from lading.store.local import LocalStore
-from lading.store.store import ABSENT, Changes
+from lading.store.store import ABSENT, NEVER, Changes, Record
 
 if TYPE_CHECKING:
     from lading.agents.agent import Agent
@@ -44,7 +44,7 @@ def ls(as_json: bool) -> None:
         say(f"nothing in {store.path}")
         return
     now = time.time()
-    rows = [(str(reference), _short(record.digest), ago(now - record.validated)) for reference, record in known]
+    rows = [(str(reference), _short(record.digest), _confirmed(record, now)) for reference, record in known]
     print_columns(("REFERENCE", "DIGEST", "CONFIRMED"), rows)
 
 
@@ -52,7 +52,7 @@ def ls(as_json: bool) -> None:
 @reference_argument
 @common_options
 def inspect(reference: Reference, offline: bool, as_json: bool) -> None:
-    """Show what an agent is, and what is known of its artifact.
+    """Show what an agent is, and what is known of its artifact; or the platforms, layers and sizes of any other one.
 
     It is looked up like `lading cat` does: in the store, and in its registry where that has to be asked.
 
@@ -60,10 +60,19 @@ def inspect(reference: Reference, offline: bool, as_json: bool) -> None:
     Examples:
       lading inspect acme/triage
       lading inspect --offline ghcr.io/acme/triage:v3 --json
+      lading inspect docker.io/library/alpine:3.20
     """
     with closing(LocalStore(default_home())) as store:
         client = Client(store, offline=offline)
-        agent = client.cached(reference) or run(client, lambda client: client.pull_agent(reference))
+        try:
+            agent = client.cached(reference) or run(client, lambda client: client.pull_agent(reference))
+        except NotAnAgent as error:
+            from lading.cli.contents import look_into, show_contents
+
+            contents = run(Client(store, offline=offline), lambda client: look_into(client, reference))
+            show_contents(reference, *contents, as_json=as_json)
+            say(error.message)
+            return
         located = locate(store, reference.at(Digest.parse(agent.digest)))
     artifact = _artifact(agent, located if isinstance(located, Located) else None)
     try:
@@ -134,7 +143,8 @@ def _artifact(agent: Agent, located: Located | None) -> dict[str, object]:
 def _origin(agent: Agent, located: Located | None) -> Iterator[tuple[str, object]]:
     yield "reference", agent.reference
     yield "digest", agent.digest
-    yield "confirmed", f"{ago(agent.age)}, by {agent.reference.registry}"
+    is_confirmed = located is None or located.record.validated > NEVER
+    yield "confirmed", f"{ago(agent.age)}, by {agent.reference.registry}" if is_confirmed else "never: it was imported"
     yield "answered by", f"the cache: {agent.stale_reason}" if agent.stale_reason else ORIGINS[agent.origin]
     yield "size", f"{len(agent.content)} bytes"
     if located is not None:
@@ -182,6 +192,10 @@ def _summary(document: Document) -> Iterator[tuple[str, object]]:
 
 def _tool(toolset: Toolset) -> str:
     return " ".join(part for part in (toolset.type, toolset.ref or toolset.name or toolset.command) if part)
+
+
+def _confirmed(record: Record, now: float) -> str:
+    return ago(now - record.validated) if record.validated > NEVER else "never"
 
 
 def _short(digest: Digest) -> str:

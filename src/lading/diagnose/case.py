@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio.to_thread
 
 from lading.auth.credentials import CostlyCredentials, Credentials
-from lading.diagnose.finding import Finding, Verdict, counted
+from lading.diagnose.finding import Finding, Verdict, counted, ignored
 from lading.errors import CredentialError, InvalidHosts, LadingError
 from lading.http.hosts import Capability, Host, HostsConfig, RegistryHosts, default_url
 from lading.http.proxy import Direct, Proxy, ProxyRules, Route, Router
@@ -24,10 +24,14 @@ _TIMEOUTS = Timeouts(connect=5.0, first_byte=10.0, stall=10.0, rate_window=10.0)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A host that would be asked, what it is called, and what it is when it fails: the registry must not."""
+    """A host that would be asked, what it is called, and what it is when it fails.
+
+    The registry must not, as long as it ``is_needed``: no mirror has said what the reference stands for.
+    """
 
     endpoint: Endpoint
     is_server: bool
+    is_needed: bool = True
 
     @property
     def title(self) -> str:
@@ -37,7 +41,7 @@ class Asked:
     @property
     def bad(self) -> Verdict:
         """The verdict on what doesn't work there."""
-        return "failure" if self.is_server else "warning"
+        return "failure" if self.is_server and self.is_needed else "warning"
 
 
 class Case:
@@ -87,7 +91,8 @@ class Case:
         if hosts is None:
             yield await self._credentials(reference.registry, "")
             return
-        yield _hosts(reference.registry, hosts)
+        for finding in (_hosts(reference.registry, hosts), *ignored(hosts)):
+            yield finding
         endpoints = Endpoints(reference.registry, hosts)
         asked = [*(Asked(mirror, False) for mirror in endpoints.mirrors), Asked(endpoints.server, True)]
         try:
@@ -97,18 +102,20 @@ class Case:
         for one in asked:
             for finding in await self._plan(one, router):
                 yield finding
-        if offline or router is None:
+        asked = [one for one in asked if one.endpoint not in self._unusable]
+        if offline or router is None or not asked:
             yield Finding("network", "not tried", "note")
             return
         from lading.diagnose.trial import Trial
 
         trial = Trial(self, router, hosts)
+        is_answered = False
         try:
             for one in asked:
-                if one.endpoint in self._unusable:
-                    continue
-                async with aclosing(trial.findings(one)) as tried:
+                async with aclosing(trial.findings(replace(one, is_needed=not is_answered))) as tried:
                     async for finding in tried:
+                        is_said = finding.topic == "manifest" and finding.verdict == "ok"
+                        is_answered = is_answered or (is_said and "pull" in one.endpoint.capabilities)
                         yield finding
         finally:
             await trial.aclose()
@@ -119,9 +126,9 @@ class Case:
         data = {"root": endpoint.root, "capabilities": what}
         found = [Finding("asked for", ", ".join(what) or "nothing", about=asked.title, data=data)]
         if router is not None:
-            found.append(route_finding(router.route(endpoint.site.origin), asked.title))
+            found.append(_route(router, asked))
         found.append(await self._trust(endpoint.site, asked))
-        if "error" in found[-1].data:
+        if any("error" in one.data for one in found):
             self._unusable.add(endpoint)
         if endpoint.site.headers:
             names = [name for name, _ in endpoint.site.headers]
@@ -143,12 +150,13 @@ class Case:
         except InvalidHosts as error:
             return Finding.of(error, "trust", asked.bad, about=asked.title)
         certificates = [file for file, _ in site.certificates]
-        data |= {"ca": site.ca, "certificates": certificates, "insecure": site.insecure}
+        ca = [file if isinstance(file, str) else "certificates that the program brings" for file in site.ca]
+        data |= {"ca": ca, "certificates": certificates, "insecure": site.insecure}
         shows = f"; shows the client certificate {', '.join(certificates)}" if certificates else ""
         if site.insecure:
             hint = "name the authority that signed it, as ca, instead of skip_verify"
             return Finding("trust", f"any certificate at all{shows}", "warning", hint, asked.title, data)
-        text = f"{' and '.join(['the authorities that this system knows', *site.ca])}{shows}"
+        text = f"{' and '.join(['the authorities that this system knows', *ca])}{shows}"
         return Finding("trust", text, about=asked.title, data=data)
 
     async def _credentials(self, host: str, about: str) -> Finding:
@@ -182,6 +190,13 @@ def _hosts(registry: str, hosts: RegistryHosts) -> Finding:
         return Finding("hosts", f"nothing is configured for {registry}: only the registry itself", "note", data=data)
     before = f"{counted(len(hosts.mirrors), 'mirror')} before it" if hosts.mirrors else "no mirrors"
     return Finding("hosts", f"configured for {registry}: {before}", data=data)
+
+
+def _route(router: Router, asked: Asked) -> Finding:
+    try:
+        return route_finding(router.route(asked.endpoint.site.origin), asked.title)
+    except LadingError as error:
+        return Finding.of(error, "proxy", asked.bad, about=asked.title)
 
 
 def route_finding(route: Route, about: str) -> Finding:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Self
 
 from lading.errors import LadingError, RateLimited, RegistryError
+from lading.http.hosts import RegistryHosts
 from lading.redact import redact
 
 Verdict = Literal["ok", "note", "warning", "failure"]
@@ -58,6 +59,15 @@ class Finding:
             "hint": self.hint,
             "data": dict(self.data),
         }
+
+
+def ignored(hosts: RegistryHosts) -> Iterator[Finding]:
+    """Say which keys of a ``hosts.toml`` mean nothing."""
+    for key, meant in hosts.ignored.items():
+        if meant:
+            yield Finding("hosts", f"{key} is ignored: there is no such key", "warning", f"did you mean {meant}?")
+        else:
+            yield Finding("hosts", f"{key} is ignored", "note")
 
 
 def _shown(value: object) -> object:

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from lading import __version__
-from lading.diagnose.finding import Finding
+from lading.diagnose.finding import Finding, ignored
 from lading.diagnose.logins import logins, variables
 from lading.diagnose.storage import store
 from lading.errors import InvalidHosts, LadingError
@@ -81,8 +81,9 @@ async def _proxies(env: Mapping[str, str], proxy: str | None) -> AsyncGenerator[
         yield Finding.of(error, "proxy", "failure")
         return
     sockets = [path for path in rules.sockets if os.path.exists(path)]
-    for scheme, hop in (("https", rules.https), ("http", rules.http)):
-        yield _proxy(scheme, hop, sockets)
+    found = [_proxy(scheme, hop, sockets) for scheme, hop in (("https", rules.https), ("http", rules.http))]
+    for finding in dict.fromkeys(found):  # what is wrong with ALL_PROXY is said once
+        yield finding
     if rules.no_proxy.entries:
         entries = [entry.text for entry in rules.no_proxy.entries]
         yield Finding("no proxy", f"for {', '.join(entries)}", "note", data={"entries": entries})
@@ -91,8 +92,10 @@ async def _proxies(env: Mapping[str, str], proxy: str | None) -> AsyncGenerator[
         yield _socket(path, path in sockets)
 
 
-def _proxy(scheme: str, hop: Hop | None, sockets: list[str]) -> Finding:
+def _proxy(scheme: str, hop: Hop | LadingError | None, sockets: list[str]) -> Finding:
     data: dict[str, object] = {"scheme": scheme}
+    if isinstance(hop, LadingError):
+        return Finding.of(hop, "proxy", "failure")
     if hop is not None:
         shows = " with a user name and password" if isinstance(hop, Proxy) and (hop.username or hop.password) else ""
         data |= {"proxy": hop.url if isinstance(hop, Proxy) else hop.path, "why": hop.why}
@@ -138,13 +141,13 @@ def _hosts(config: HostsConfig) -> Iterator[Finding]:
             continue
         for name in names[:_MOST_REGISTRIES]:
             found = True
-            yield _registry(directory, name)
+            yield from _registry(directory, name)
     if not found:
         where = [str(directory) for directory in config.directories]
         yield Finding("hosts", f"nothing in {', '.join(where) or 'any directory'}", "note", data={"directories": where})
 
 
-def _registry(directory: Path, name: str) -> Finding:
+def _registry(directory: Path, name: str) -> Iterator[Finding]:
     """Read what one directory of a ``certs.d`` says about its registry."""
     path = str(directory / name)
     port = _PORT.fullmatch(name)
@@ -153,15 +156,18 @@ def _registry(directory: Path, name: str) -> Finding:
     if name == _DEFAULT:
         registry = "every-other.invalid"
     elif not _is_registry(registry):
-        return Finding("hosts", f"{path} is for nobody: that isn't the name of a registry", "note", data=data)
+        yield Finding("hosts", f"{path} is for nobody: that isn't the name of a registry", "note", data=data)
+        return
     try:
         hosts = HostsConfig(directories=[directory]).lookup(registry)
     except InvalidHosts as error:
-        return Finding.of(error, "hosts", "failure")
+        yield Finding.of(error, "hosts", "failure")
+        return
     mirrors = [mirror.root for mirror in hosts.mirrors]
     # No comma behind a URL: it would be a part of it.
     order = " then ".join([*mirrors, "the registry" if name == _DEFAULT else hosts.server.root])
-    return Finding("hosts", f"{path}: {order}", data={**data, "mirrors": mirrors})
+    yield Finding("hosts", f"{path}: {order}", data={**data, "mirrors": mirrors})
+    yield from ignored(hosts)
 
 
 def _is_registry(name: str) -> bool:

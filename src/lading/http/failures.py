@@ -34,6 +34,10 @@ _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQU
 """How OpenSSL calls an answer that isn't TLS at all."""
 
 
+_OTHER_NAME = frozenset({62, 64})
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+
+
 class Quoted(Exception):
     """The name and the text of another library's error, without the secrets that it quoted."""
 
@@ -133,12 +137,29 @@ def _is_cut_short(error: Exception) -> bool:
 
 def _tls_failed(error: Exception, tried: str, url: str) -> TlsFailed:
     hint = "is the registry's certificate trusted here? a private authority's belongs into certs.d/<host>/ca.crt"
-    inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    inner = _inner(error)
     if isinstance(inner, ssl.SSLError) and inner.reason in _NOT_TLS:
         hint = (
             'it doesn\'t speak TLS: plain http has to be allowed, by a server = "http://…" in certs.d/<host>/hosts.toml'
         )
-    return TlsFailed(f"{tried}: TLS failed: {error}", url=url, hint=hint, was_sent=False, is_final=True)
+    if isinstance(inner, ssl.SSLCertVerificationError) and inner.verify_code in _OTHER_NAME:
+        hint = "it is somebody else's certificate: is the host's name the one that the registry is known by?"
+    return TlsFailed(f"{tried}: TLS failed: {_tls_said(inner)}", url=url, hint=hint, was_sent=False, is_final=True)
+
+
+def _inner(error: Exception) -> Exception:
+    """Give the error of Python's TLS that one of aiohttp's is about, whose own text shows objects of this process."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return error.certificate_error
+    return error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+
+
+def _tls_said(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_message:
+        return error.verify_message.rstrip(".")
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    return _said(error)
 
 
 def _connect_failed(error: Exception, tried: str, url: str) -> ConnectFailed:

@@ -50,9 +50,9 @@ class Host:
     """One URL that may answer for a registry, and what is configured for it.
 
     ``url`` is an http(s) URL, with a path where the registry doesn't live at the root; ``override_path`` says that this
-    path is already the root of the API. ``ca`` are files of certificates (PEM) to trust, ``certificates`` pairs of a
-    client certificate and its key (``""``: in the same file), ``insecure`` trusts any certificate. ``headers`` are
-    sent with each request.
+    path is already the root of the API. ``ca`` are files of certificates (PEM) to trust, or as bytes the certificates
+    themselves; ``certificates`` are pairs of a client certificate and its key (``""``: in the same file), ``insecure``
+    trusts any certificate. ``headers`` are sent with each request.
 
     Raises:
         InvalidHosts: the URL, a capability or a header can't be used.
@@ -60,7 +60,7 @@ class Host:
 
     url: str
     capabilities: frozenset[Capability]
-    ca: tuple[str, ...]
+    ca: tuple[str | bytes, ...]
     certificates: tuple[tuple[str, str], ...]
     insecure: bool
     headers: Mapping[str, str] = field(repr=False, hash=False)
@@ -71,7 +71,7 @@ class Host:
         self,
         url: str,
         capabilities: Iterable[str] = ALL,
-        ca: _PathLike | Iterable[_PathLike] = (),
+        ca: _PathLike | bytes | Iterable[_PathLike | bytes] = (),
         certificates: Iterable[tuple[_PathLike, _PathLike]] = (),
         insecure: bool = False,
         headers: Mapping[str, str] | None = None,
@@ -83,7 +83,7 @@ class Host:
         if unknown := sorted(named - ALL):
             raise InvalidHosts(f"{unknown[0]!r} isn't a capability", hint="there are pull, resolve and push")
         _check_headers(headers or {})
-        files = [ca] if isinstance(ca, str | os.PathLike) else ca
+        files = [ca] if isinstance(ca, str | bytes | os.PathLike) else ca
         values = {
             "url": url,
             "capabilities": frozenset(name for name in ALL if name in named),
@@ -119,10 +119,14 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class RegistryHosts:
-    """Who answers for a registry: its ``server``, and the ``mirrors`` to try before it, in this order."""
+    """Who answers for a registry: its ``server``, and the ``mirrors`` to try before it, in this order.
+
+    ``ignored`` are keys that mean nothing in the file that says so, each with the one that it looks like, or ``""``.
+    """
 
     server: Host
     mirrors: tuple[Host, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mirrors", tuple(self.mirrors))
@@ -195,9 +199,10 @@ class HostsConfig:
         if hosts is None:
             hosts = read_hosts(self._directories, name, is_strict=self._is_strict)
             if self._default_mirrors:
-                hosts = arranged(hosts.server, self._default_mirrors)
+                hosts = replace(arranged(hosts.server, self._default_mirrors), ignored=hosts.ignored)
         for host in (hosts.server, *hosts.mirrors):
-            for path in (*host.ca, *(path for pair in host.certificates for path in pair if path)):
+            files = [one for one in host.ca if isinstance(one, str)]
+            for path in (*files, *(path for pair in host.certificates for path in pair if path)):
                 check_file(path, f"hosts of {name}: {shown_url(host.url)}")
         return hosts
 

@@ -11,9 +11,10 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
+from difflib import get_close_matches
 from errno import EINVAL, ENAMETOOLONG
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -21,6 +22,7 @@ from typing import Any, NoReturn, TypeVar
 from lading.errors import InvalidHosts
 from lading.http.hosts import ALL, HUB_HOST, Host, RegistryHosts, arranged, default_url, shown_url
 from lading.http.transport import is_loopback
+from lading.oci.strict_toml import parse_toml
 from lading.redact import printable
 
 _log = logging.getLogger("lading.http")
@@ -172,11 +174,11 @@ def _read_toml(directory: Path, registry: str) -> RegistryHosts | None:
 def _parse(raw: bytes) -> dict[str, Any] | str:
     """Give the document, or the place where it is broken as far as that is known."""
     try:
-        return tomllib.loads(raw.decode("utf-8"))
+        return parse_toml(raw.decode("utf-8"))
     except tomllib.TOMLDecodeError as error:
         place = _PLACE.search(str(error))
         return f" {place[0]}" if place else ""
-    except (ValueError, RecursionError):
+    except ValueError:
         return ""
 
 
@@ -185,18 +187,22 @@ class _HostsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._ignored: dict[str, str] = {}
 
     def hosts(self, document: Mapping[str, Any], registry: str) -> RegistryHosts:
         server = self._typed(str, document.get("server", ""), "server")
-        self._note(document.keys() - _ROOT_KEYS)
+        self._note(document.keys(), _ROOT_KEYS)
         mirrors = []
         for url, table in self._typed(dict, document.get("host", {}), "host").items():
             key = f'host."{shown_url(url)}"'
             settings = self._typed(dict, table, key)
-            self._note([f"{key}.{name}" for name in settings.keys() - _HOST_KEYS])
+            self._note(settings.keys(), _HOST_KEYS, f"{key}.")
             mirrors.append(self._host(_absolute(url), settings, key, f"{key}."))
         url = _absolute(server) if server else default_url(registry)
-        return arranged(self._host(url, document, "server", ""), mirrors)
+        hosts = arranged(self._host(url, document, "server", ""), mirrors)
+        if misspelt := [f"{key} (did you mean {meant}?)" for key, meant in self._ignored.items() if meant]:
+            _log.warning("%s: ignored: %s", self._path, ", ".join(misspelt))
+        return replace(hosts, ignored={f"{self._path}: {key}": meant for key, meant in self._ignored.items()})
 
     def _host(self, url: str, table: Mapping[str, Any], name: str, prefix: str) -> Host:
         """Make the host that the table called ``name`` describes; its keys are called after ``prefix``."""
@@ -249,9 +255,13 @@ class _HostsFile:
     def _typed(self, kind: type[_T], value: object, key: str) -> _T:
         return value if isinstance(value, kind) else self._refuse(key, f"there must be {_KINDS[kind]} here")
 
-    def _note(self, keys: Iterable[str]) -> None:
-        for key in sorted(keys):
-            _log.debug("%s: %s is ignored", self._path, printable(key))
+    def _note(self, keys: Set[str], known: Set[str], prefix: str = "") -> None:
+        """Take note of keys that aren't known: of others' tools perhaps, or misspelt."""
+        for key in sorted(keys - known):
+            meant = get_close_matches(key.lower(), known, 1)
+            self._ignored[printable(prefix + key)] = meant[0] if meant else ""
+            if not meant:
+                _log.debug("%s: %s is ignored", self._path, printable(prefix + key))
 
     @contextmanager
     def _named(self, key: str) -> Iterator[None]:

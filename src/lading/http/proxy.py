@@ -7,7 +7,6 @@ socket that Docker Desktop left in its place is, while nobody answers there.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import os
 import re
@@ -16,14 +15,28 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
 from urllib.parse import unquote
 
 from lading.errors import LadingError
+from lading.http.no_proxy import PLACE, NoProxy, address_of, bare_host, is_name
 from lading.http.transport import Origin, is_loopback
 from lading.redact import printable, redact, redact_url
+
+__all__ = [
+    "COOLDOWN",
+    "Direct",
+    "Hop",
+    "HopFailed",
+    "NoProxy",
+    "Proxy",
+    "ProxyRules",
+    "ProxySocket",
+    "Route",
+    "Router",
+    "desktop_sockets",
+    "is_proxy_socket_error",
+]
 
 COOLDOWN = 30.0
 """Seconds for which a socket that failed is left alone."""
@@ -33,9 +46,6 @@ _log = logging.getLogger("lading.http")
 _PORTS = {"http": 80, "https": 443}
 
 _END_OF_AUTHORITY = re.compile(r"[/?#]")
-
-# RFC 3986, section 3.2: host [ ":" port ], with the port in ASCII digits.
-_PLACE = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
 
 # A tuple, because it is asked for whatever somebody's OSError holds, hashable or not.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
@@ -98,62 +108,14 @@ class HopFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """One entry of NO_PROXY: a network, or a domain (``.example`` has subdomains only, ``*`` is everything)."""
+class ProxyRules:
+    """What is configured: a proxy for each scheme of the target, who needs none, and where Docker Desktop's may be.
 
-    text: str
-    port: int | None
-    domain: str = ""
-    network: IPv4Network | IPv6Network | None = None
-
-    def covers(self, host: str, address: IPv4Address | IPv6Address | None, port: int) -> bool:
-        if self.port not in (None, port):
-            return False
-        if self.domain == "*":
-            return True
-        if address is not None:
-            return self.network is not None and address in self.network
-        if self.domain.startswith("."):
-            return host.endswith(self.domain)
-        return bool(self.domain) and (host == self.domain or host.endswith(f".{self.domain}"))
-
-
-@dataclass(frozen=True, slots=True)
-class NoProxy:
-    """The hosts that need no proxy.
-
-    The meaning is that of Go's httpproxy, which the registries' other clients use: ``example.com`` is the domain and
-    its subdomains, ``.example.com`` and ``*.example.com`` are the subdomains, ``*`` is everything, a port restricts an
-    entry to it. Addresses and networks match addresses only: a name is never resolved for this.
+    In the place of a proxy of the environment that can't be used is the error, for whoever would use it.
     """
 
-    entries: tuple[_Entry, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> NoProxy:
-        """Read entries between commas or white space. What isn't one is ignored; never raises."""
-        entries = []
-        for part in text.replace(",", " ").split():
-            entry = _entry(part)
-            if entry is None:
-                _log.debug("NO_PROXY: %s is ignored: not a host, address or network", redact(part.rpartition("@")[2]))
-            else:
-                entries.append(entry)
-        return cls(tuple(entries))
-
-    def match(self, host: str, port: int) -> str | None:
-        """Give the first entry, as it was written, that covers ``host``, or ``None``."""
-        name = _bare(host)
-        address = _address(name)
-        return next((printable(entry.text) for entry in self.entries if entry.covers(name, address, port)), None)
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyRules:
-    """What is configured: a proxy for each scheme of the target, who needs none, and where Docker Desktop's may be."""
-
-    http: Hop | None = None
-    https: Hop | None = None
+    http: Hop | LadingError | None = None
+    https: Hop | LadingError | None = None
     no_proxy: NoProxy = field(default_factory=NoProxy)
     sockets: tuple[str, ...] = ()
 
@@ -165,7 +127,7 @@ class ProxyRules:
         target's scheme; ``NO_PROXY`` counts there, too.
 
         Raises:
-            LadingError: a proxy that is to be used isn't one of those.
+            LadingError: ``proxy`` isn't one of those.
         """
         if proxy is None:
             return cls()
@@ -195,15 +157,21 @@ class Router:
         """When a socket that failed may be tried again, in the clock's seconds."""
 
     def route(self, origin: Origin) -> Route:
-        """Give the way that a request to ``origin`` is to take now."""
-        host = _bare(origin.host)
+        """Give the way that a request to ``origin`` is to take now.
+
+        Raises:
+            LadingError: the proxy that is configured for it can't be used.
+        """
+        host = bare_host(origin.host)
         # An IPv4-mapped address is the address.
-        if is_loopback(str(_address(host) or host)):
+        if is_loopback(str(address_of(host) or host)):
             return Direct("a loopback address")
         entry = self._rules.no_proxy.match(host, origin.port)
         if entry is not None:
             return Direct(f"NO_PROXY has {entry}")
         configured = self._rules.https if origin.scheme == "https" else self._rules.http
+        if isinstance(configured, LadingError):
+            raise configured.again()
         if configured is not None:
             return configured
         why = "no proxy is configured"
@@ -300,56 +268,15 @@ def _beneath(error: BaseException) -> Iterator[BaseException]:
         yield from error.exceptions
 
 
-def _bare(host: str) -> str:
-    return host.strip("[]").rstrip(".").lower()
-
-
-@lru_cache(maxsize=512)
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    return address if isinstance(address, IPv4Address) else address.ipv4_mapped or address
-
-
-def _network(text: str) -> IPv4Network | IPv6Network | None:
-    """Give the network that ``text`` is, of one address where it has no prefix length."""
-    address, slash, length = text.partition("/")
-    # A mask in place of the length is nobody's habit, and 0.0.0.0 would be everybody.
-    if "." in length:
-        return None
-    try:
-        network = ipaddress.ip_network(address.partition("%")[0] + slash + length, strict=False)
-    except ValueError:
-        return None
-    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
-    return network if mapped is None else IPv4Network(f"{mapped}/{network.prefixlen - 96}")
-
-
-def _entry(text: str) -> _Entry | None:
-    place = _PLACE.fullmatch(text)
-    # Otherwise it has more than one colon: an IPv6 address without a port, or nothing.
-    host, digits = place.groups() if place is not None else (text, None)
-    port = None if digits is None else int(digits)
-    if (port is not None and not 0 < port < 65536) or host.startswith("[") != host.endswith("]"):
-        return None
-    name = _bare(host)
-    network = _network(name)
-    if network is not None:
-        return _Entry(text, port, network=network)
-    domain = name.removeprefix("*") if name.startswith("*.") else name
-    is_domain = domain == "*" or (_is_name(domain.removeprefix(".")) and "[" not in host)
-    return _Entry(text, port, domain) if is_domain else None
-
-
-def _is_name(text: str) -> bool:
-    return bool(text) and all(character.isalnum() or character in "-._~" for character in text)
-
-
-def _configured(env: Mapping[str, str], *names: str) -> Hop | None:
-    """Give the proxy of the first of the variables that isn't empty."""
-    return next((_proxy(name, value) for name in names if (value := env.get(name, "").strip())), None)
+def _configured(env: Mapping[str, str], *names: str) -> Hop | LadingError | None:
+    """Give the proxy of the first of the variables that isn't empty, or what is wrong with it: many need none."""
+    for name in names:
+        if value := env.get(name, "").strip():
+            try:
+                return _proxy(name, value)
+            except LadingError as error:
+                return error.with_traceback(None)
+    return None
 
 
 def _proxy(name: str, value: str) -> Hop:
@@ -366,10 +293,10 @@ def _proxy(name: str, value: str) -> Hop:
     if "@" in rest[len(authority) :]:
         raise _refused(name, value, "a user name or password with / ? or # has to be percent-encoded")
     user, _, place = authority.rpartition("@")
-    match = _PLACE.fullmatch(place)
+    match = PLACE.fullmatch(place)
     host, digits = match.groups() if match is not None else ("", None)
     port = _PORTS[scheme] if digits is None else int(digits)
-    is_host = _is_name(host) or (":" in host and "%" not in host and _address(host[1:-1]) is not None)
+    is_host = is_name(host) or (":" in host and "%" not in host and address_of(host[1:-1]) is not None)
     if not is_host or not 0 < port < 65536 or (digits is None and not mark):
         raise _refused(name, value, "not a host and a port")
     username, _, password = user.partition(":")
@@ -384,7 +311,7 @@ def _refused(name: str, value: str, problem: str) -> LadingError:
     head, mark, rest = value.partition("://")
     scheme, rest = (head, rest) if mark else ("http", value)
     rest = _END_OF_AUTHORITY.split(rest.rpartition("@")[2], maxsplit=1)[0]
-    shown = redact_url(f"{scheme if _is_name(scheme) else '…'}://{rest}")
+    shown = redact_url(f"{scheme if is_name(scheme) else '…'}://{rest}")
     without = "proxy=None goes" if name == "proxy=" else f"unset {name} to go"
     return LadingError(
         f"{name.rstrip('=')}={shown} can't be used: {problem}",

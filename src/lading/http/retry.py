@@ -17,6 +17,7 @@ from lading.errors import (
     LadingError,
     RateLimited,
     RegistryError,
+    TimedOut,
     TlsFailed,
     TransportError,
     Unauthorized,
@@ -48,13 +49,17 @@ _MOST_DOUBLINGS = 60
 _MOST_LIMITS = 1024
 """Hosts whose rate limits are remembered."""
 
+_LONG_SECONDS = 2.0
+"""Waiting for longer than this is worth a warning: somebody may wonder."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How patient a client is; times are in seconds.
 
     Args:
-        attempts: how often one request is sent at most, the first time included.
+        attempts: how often one request is sent at most, the first time included. While bytes of a body have come, an
+            outage isn't counted but timed: as long as no request gets an answer, the budget alone ends it.
         first_delay: before the second time; doubled each time. A delay is random, between 0 and that ("full jitter").
         longest_delay: up to which it is doubled.
         longest_pause: up to which a server's ``Retry-After`` is believed.
@@ -103,6 +108,8 @@ class Attempts:
         self._sleep = sleep
         self._random = random
         self._failures = 0
+        self._spent = 0
+        self._is_under_way = False
         self.deadline = clock() + policy.budget
 
     @classmethod
@@ -110,17 +117,22 @@ class Attempts:
         """Give the patience for one attempt, now or never: it doesn't wait for the end of a pause either."""
         return cls(Retry(attempts=1, budget=0.0))
 
-    def delay(self, failure: LadingError | None, retry_after: float | None = None) -> float | None:
+    def delay(
+        self, failure: LadingError | None, retry_after: float | None = None, *, is_unanswered: bool = False
+    ) -> float | None:
         """Spend an attempt, and give the seconds to wait before the next one; ``None`` is to give up.
 
         ``failure`` is what went wrong (``None``: an answer whose status is known to pass), ``retry_after`` how many
-        seconds the server asked for: that long at least, but no longer than the policy believes.
+        seconds the server asked for: that long at least, but no longer than the policy believes. What
+        ``is_unanswered`` spends no attempt when bytes have come before: that is an outage, and outages end.
         """
         if failure is not None and not _is_passing(failure):
             return None
         policy = self._policy
         self._failures += 1
-        if self._failures >= policy.attempts:
+        if not (is_unanswered and self._is_under_way):
+            self._spent += 1
+        if self._spent >= policy.attempts or policy.attempts == 1:
             return None
         doublings = min(self._failures - 1, _MOST_DOUBLINGS)
         seconds = self._random() * min(policy.first_delay * 2.0**doublings, policy.longest_delay)
@@ -133,13 +145,14 @@ class Attempts:
         delay = self.delay(failure)
         if delay is None:
             return False
-        _log.debug("%s: again in %.2f s", failure.message, delay)
+        _log.log(_level(delay, failure), "%s: again in %.2f s", failure.message, delay)
         await self._sleep(delay)
         return True
 
     def progress(self) -> None:
         """Take note that bytes arrived: patience is for failures without progress, and starts anew."""
-        self._failures = 0
+        self._failures = self._spent = 0
+        self._is_under_way = True
         self.deadline = self._clock() + self._policy.budget
 
 
@@ -199,15 +212,16 @@ class RetryTransport:
                 delay = self._delay_after_error(request, origin, attempts, error)
                 if delay is None:
                     raise
-                reason = error.message
+                reason, level = error.message, _level(delay, error)
             else:
                 delay = self._delay_after_answer(request, origin, attempts, response)
                 if delay is None:
                     return response
-                reason = f"answered {response.status}"
+                reason, level = self._said(response), _level(delay)
                 await discard(response)
             url = redact_url(request.url)
-            _log.debug("%s %s: %s: again in %.2f s (attempt %d)", request.method, url, reason, delay, attempt)
+            what = reason if reason.startswith(f"{request.method} ") else f"{request.method} {url}: {reason}"
+            _log.log(level, "%s: again in %.2f s (attempt %d)", what, delay, attempt)
             tell(self._events, Retrying(request.method, url, reason, attempt, delay))
             await self._sleep(delay)
 
@@ -241,13 +255,19 @@ class RetryTransport:
         if status == 429 and after is not None:
             # Also if this very request gives up.
             self._pauses.pause(origin, min(after, self._policy.longest_pause))
-        delay = attempts.delay(None, after)
+        delay = attempts.delay(None, after, is_unanswered=True)
         if delay is None:
             return None
         if status == 429 and after is None:
             self._pauses.pause(origin, delay)
         delay = max(delay, self._pauses.remaining(origin))
         return delay if self._clock() + delay <= attempts.deadline else None
+
+    def _said(self, response: Response) -> str:
+        """Say what an answer was that has to be asked for again."""
+        after = retry_after(response.headers)
+        wish = f", and asks to wait {after:.0f} s" if after is not None and after > self._policy.longest_pause else ""
+        return f"answered {response.status}{wish}"
 
     def _tell_limit(self, response: Response) -> None:
         limit = rate_limit(urlsplit(response.url).netloc.lower(), response.headers)
@@ -267,6 +287,11 @@ def _is_passing(failure: LadingError) -> bool:
             return False
         return failure.status in _PASSING or (500 <= failure.status < 600 and failure.status not in _LASTING)
     return isinstance(failure, TransportError) and not isinstance(failure, TlsFailed) and not failure.is_final
+
+
+def _level(delay: float, failure: LadingError | None = None) -> int:
+    """Give how loudly to say that something is tried again: louder where it takes a while, or has taken one."""
+    return logging.WARNING if delay > _LONG_SECONDS or isinstance(failure, TimedOut) else logging.DEBUG
 
 
 def _is_repeatable(request: Request) -> bool:

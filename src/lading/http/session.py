@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +30,8 @@ from lading.http.timeouts import Timeouts, finite
 from lading.http.tls import TlsContexts
 from lading.http.transport import Headers, Origin, Request, Stream
 from lading.redact import redact_url
+
+_log = logging.getLogger("lading.http")
 
 _CONNECTIONS = 100
 """Requests under way at most, from their beginning to the end of the answer's body; others wait."""
@@ -144,9 +147,11 @@ class AiohttpTransport:
         finally:
             if response is None:
                 self._slots.release()
-            if self._events is not None:
+            if self._events is not None or _log.isEnabledFor(logging.DEBUG):
                 seconds, status = time.perf_counter() - started, response.status if response else 0
-                tell(self._events, RequestSent(request.method, redact_url(request.url), status, seconds))
+                url = redact_url(request.url)
+                _log.debug("%s %s: %s in %.0f ms", request.method, url, status or "no answer", seconds * 1000)
+                tell(self._events, RequestSent(request.method, url, status, seconds))
         if response is None:
             # Not from within `except`: aiohttp's error, whose text may hold a signed URL, would stay its context.
             raise failed

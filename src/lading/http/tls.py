@@ -10,7 +10,7 @@ import anyio.to_thread
 from lading.errors import InvalidHosts
 from lading.http.transport import Origin, Site
 
-_Key = tuple[tuple[str, ...], tuple[tuple[str, str], ...], bool]
+_Key = tuple[tuple[str | bytes, ...], tuple[tuple[str, str], ...], bool]
 
 
 class TlsContexts:
@@ -51,9 +51,13 @@ def _make(key: _Key) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     for file in ca:
         try:
-            context.load_verify_locations(cafile=file)
+            if isinstance(file, bytes):
+                context.load_verify_locations(cadata=file.decode("ascii", "ignore"))
+            else:
+                context.load_verify_locations(cafile=file)
         except (OSError, ssl.SSLError) as error:
-            raise _unusable(file, "certificates to trust (PEM)", error) from error
+            named = "ca" if isinstance(file, bytes) else file
+            raise _unusable(named, "certificates to trust (PEM)", error) from error
     for certificate, key_file in certificates:
         try:
             # A key with a passphrase would ask for it on the terminal.

@@ -89,7 +89,10 @@ def join_url(url: str, target: str) -> str:
         joined = urljoin(url, target).partition("#")[0]
     if not joined:
         raise ProtocolError(f"{redact_url(url)}: it leads to something that isn't a URL")
-    Origin.of(joined)
+    try:
+        Origin.of(joined)
+    except ProtocolError as error:
+        raise ProtocolError(f"{redact_url(url)} leads on: {error.message}") from None
     return joined
 
 
@@ -135,14 +138,15 @@ class Headers:
 class Site:
     """What is configured for the connections that are made on behalf of one registry, whose ``origin`` this is.
 
-    ``ca`` are files with certificates (PEM) that are trusted in addition to the system's; they count for the registry's
-    token server and redirects, too. Everything else holds at ``origin`` and nowhere else: ``certificates`` are pairs of
-    files, a client's certificate and its key (``""``: in the same file), ``insecure`` trusts any certificate, and
-    ``headers`` are sent with each request, where it doesn't have a field of that name already.
+    ``ca`` are files with certificates (PEM), or as bytes the certificates themselves, that are trusted in addition to
+    the system's; they count for the registry's token server and redirects, too. Everything else holds at ``origin`` and
+    nowhere else: ``certificates`` are pairs of files, a client's certificate and its key (``""``: in the same file),
+    ``insecure`` trusts any certificate, and ``headers`` are sent with each request, where it doesn't have a field of
+    that name already.
     """
 
     origin: Origin
-    ca: tuple[str, ...] = ()
+    ca: tuple[str | bytes, ...] = ()
     certificates: tuple[tuple[str, str], ...] = ()
     insecure: bool = False
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from lading.errors import LadingError
+from lading.errors import InvalidPlatform
 from lading.oci.media_types import INDEXES, MANIFESTS
 
 if TYPE_CHECKING:
@@ -77,10 +77,6 @@ _STABLE_RELEASES = (20348, 26100)
 
 _ATTESTATION = "vnd.docker.reference.type"
 """BuildKit marks what isn't an image with this annotation."""
-
-
-class InvalidPlatform(LadingError, ValueError):
-    """Text that isn't a platform."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ commit → read back. Nothing loops back, except the single repair of a store th
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,17 +30,19 @@ from lading.errors import (
     StoreCorrupted,
     StoreError,
 )
-from lading.events import Listener, Pulled, tell
+from lading.events import Listener, Pulled, PullFailed, Pulling, tell
 from lading.flight import Flights
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.manifest import Index, Manifest, parse_manifest
 from lading.oci.reference import Reference
 from lading.pull.download import read_blob
-from lading.pull.lookup import SMALL, Cached, Large, Located, is_quickly_unpacked, load, locate
-from lading.pull.policy import Fallback, Fetch, Revalidate, Serve, after, before, is_too_stale, may_fall_back
+from lading.pull.kept import commit
+from lading.pull.lookup import SMALL, Cached, Large, Located, is_quickly_unpacked, load, locate, offline
+from lading.pull.policy import Fallback, Fetch, Revalidate, Serve, after, before, is_too_stale, may_fall_back, span
+from lading.pull.use import Uses
 from lading.registry.repository import Repository, RepositoryOf
-from lading.store.store import Absent, Changes, Corrupt, Intact, Record, Seen, Store
+from lading.store.store import Absent, Changes, Corrupt, Record, Seen, Store
 
 _log = logging.getLogger("lading.pull")
 
@@ -82,6 +85,7 @@ class AgentPuller:
         self._moves = 0
         self._moved: dict[str, int] = {}
         self._revalidating: set[Reference] = set()
+        self._uses = Uses(store)
 
     async def pull(
         self,
@@ -94,10 +98,17 @@ class AgentPuller:
         revalidate: Revalidate = "now",
     ) -> Agent:
         """Give the agent that ``reference`` stands for; see :meth:`lading.Client.pull_agent`."""
-        started = time.perf_counter()
-        agent = await self._pull(reference, force, max_age, max_stale, fallback, revalidate)
-        if self._events is not None:
-            tell(self._events, Pulled(str(reference), agent.digest, agent.origin, time.perf_counter() - started))
+        if self._events is None:
+            return await self._pull(reference, force, max_age, max_stale, fallback, revalidate)
+        name, started = str(reference), time.perf_counter()
+        tell(self._events, Pulling(name))
+        try:
+            agent = await self._pull(reference, force, max_age, max_stale, fallback, revalidate)
+        except BaseException as error:
+            reason = error.message if isinstance(error, LadingError) else ""
+            tell(self._events, PullFailed(name, type(error).__name__, reason, time.perf_counter() - started))
+            raise
+        tell(self._events, Pulled(name, agent.digest, agent.origin, time.perf_counter() - started))
         return agent
 
     async def _pull(
@@ -127,7 +138,7 @@ class AgentPuller:
             return await self._serve(reference, entry, step, now)
         try:
             if self._offline:
-                raise _offline(reference, entry)
+                raise offline(self._store, reference, entry)
             is_brief = isinstance(entry, Cached) and fallback != "never"
             refresh = partial(self._refresh, reference, entry, force, is_brief)
             agent = await self._flights.join(_key(reference, force), refresh)
@@ -136,10 +147,13 @@ class AgentPuller:
         except LadingError as failure:
             if not may_fall_back(failure, fallback):
                 raise
-            return self._stand_in(reference, entry, failure, max_stale)
+            agent = self._stand_in(reference, entry, failure, max_stale)
+            await self._uses.note(reference, agent.descriptor, now - agent.age, now)
+            return agent
 
     async def _serve(self, reference: Reference, entry: Cached, step: Serve, now: float) -> Agent:
         """Give out what is cached, and see to it that what is stale is revalidated, once for all who are given it."""
+        await self._uses.note(reference, entry.descriptor, entry.validated, now)
         reason = None
         if step.origin == "stale":
             reason = "it is being revalidated in the background"
@@ -197,7 +211,8 @@ class AgentPuller:
             raise failure
         # Who switched the network off knows why.
         level = logging.INFO if isinstance(failure, Offline) else logging.WARNING
-        _log.log(level, "%s: serving a copy that is %.0f s old: %s", reference, age, failure.message)
+        old = "was never confirmed" if age == math.inf else f"is {span(age)} old"
+        _log.log(level, "%s: serving a copy that %s: %s", reference, old, failure.message)
         return entry.agent(reference, "stale", age=age, stale_reason=failure.message)
 
     async def _look_up(self, reference: Reference) -> Cached | Absent | Corrupt:
@@ -248,34 +263,17 @@ class AgentPuller:
             if self._moved.get(str(reference), 0) > moves:
                 return taken.agent(reference, self._since(asked))
             try:
-                await self._store.commit(taken.changes)
+                digest = taken.descriptor.digest
+                is_kept = await commit(self._store, reference, digest, taken.changes, is_repair=is_repair)
             except StoreError as error:
                 _log.warning("%s: not stored: %s", reference, error)
                 return taken.agent(reference, self._since(asked))
-            if await self._is_kept(reference, taken):
+            if is_kept:
                 return taken.agent(reference, self._since(asked))
         raise StoreCorrupted(
             f"{reference}: the store doesn't give back what it was given, twice",
             hint="check the disk, or set LADING_HOME to another directory",
         )
-
-    async def _is_kept(self, reference: Reference, taken: _Taken) -> bool:
-        """Tell whether the store gives back what it just took, whatever may be wrong with it."""
-        try:
-            if all(len(content) <= SMALL for _, content in taken.changes.content):
-                return self._gives_back(reference, taken)
-            return await anyio.to_thread.run_sync(self._gives_back, reference, taken)
-        except StoreError as error:
-            _log.warning("%s: %s", reference, error)
-            return False
-
-    def _gives_back(self, reference: Reference, taken: _Taken) -> bool:
-        # What the tag stands for may have been changed by another process since; that it is known may not.
-        if not isinstance(self._store.resolve(reference), Record):
-            return False
-        name = reference.name
-        # Intact content is the very content that was just accepted: it needn't be parsed again.
-        return all(isinstance(self._store.read(name, digest), Intact) for digest, _ in taken.changes.content)
 
     async def _manifest(
         self, repository: Repository, reference: Reference, digest: Digest | None
@@ -354,6 +352,7 @@ class AgentPuller:
             asked,
             seen=(Seen(reference.name, cached.descriptor.digest, cached.descriptor.media_type),),
             references=((reference, cached.descriptor.digest, cached.descriptor.media_type),),
+            required=((reference.name, cached.descriptor.digest),),
             durable=False,
         )
         try:
@@ -367,14 +366,6 @@ class AgentPuller:
 
 def _key(reference: Reference, force: bool) -> tuple[str, str, bool]:
     return "agent", str(reference), force
-
-
-def _offline(reference: Reference, entry: Cached | Absent | Corrupt) -> Offline:
-    if isinstance(entry, Cached):
-        hint = "a cached copy is there, but a pull that has to be up to date must ask: see `lading cat --offline`"
-    else:
-        hint = "pull it once while online"
-    return Offline(f"{reference}: network access is switched off", hint=hint)
 
 
 async def _unpacked(reference: Reference, packed: bytes) -> bytes:

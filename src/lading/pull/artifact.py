@@ -1,4 +1,7 @@
-"""Whole artifacts, strictly: a registry failure is an error, and what is in the store stands in for nothing."""
+"""Whole artifacts, strictly: a registry failure is an error, and what is in the store stands in for nothing.
+
+Where there is no network by the user's own choice, the store is asked instead.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,10 @@ from lading.oci.manifest import Index, Manifest
 from lading.oci.platform import Platform
 from lading.oci.reference import Reference
 from lading.pull.groups import together
+from lading.pull.use import Uses
 from lading.pull.walk import Means, Walk
 from lading.registry.repository import RepositoryOf
-from lading.store.store import Corrupt, Intact, Store
+from lading.store.store import Corrupt, Intact, Lease, Store
 
 _SMALL_AT_ONCE = 32
 """Small blobs and manifests that one client asks for at once."""
@@ -68,11 +72,13 @@ class ArtifactPuller:
         flights: Flights,
         large: anyio.CapacityLimiter,
         *,
+        offline: bool = False,
         events: Listener | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._means = Means(store, flights, large, anyio.CapacityLimiter(_SMALL_AT_ONCE), events)
+        self._means = Means(store, flights, large, anyio.CapacityLimiter(_SMALL_AT_ONCE), events, Uses(store))
         self._repository = repository
+        self._offline = offline
         self._clock = clock
         # When each reference was last moved by this client, in a count of such moves.
         self._moves = 0
@@ -92,9 +98,10 @@ class ArtifactPuller:
 
     async def manifest(self, reference: Reference) -> Manifest | Index:
         """Give what ``reference`` stands for, parsed and verified: from the store where that is certain."""
-        walk = await self._walk(reference)
-        root = await walk.root()
-        return walk.documents[root.digest]
+        with self._means.store.lease() as lease:
+            walk = await self._walk(reference, lease)
+            root = await walk.root()
+            return walk.documents[root.digest]
 
     def outdate(self, reference: Reference) -> None:
         """Take note that the tag has just been moved.
@@ -106,16 +113,22 @@ class ArtifactPuller:
 
     async def _pull(self, reference: Reference, force: bool, platforms: tuple[Platform, ...] | None) -> Artifact:
         moves = self._moves
-        walk = await self._walk(reference, force, platforms)
-        root = await walk.root()
-        await together(partial(walk.visit, root, 0))
-        is_current = self._moved.get(str(reference), 0) <= moves
-        await walk.conclude(root, is_current=is_current)
+        with self._means.store.lease() as lease:
+            walk = await self._walk(reference, lease, force, platforms)
+            root = await walk.root()
+            await together(partial(walk.visit, root, 0))
+            is_current = self._moved.get(str(reference), 0) <= moves
+            await walk.conclude(root, is_current=is_current)
         document, store = walk.documents[root.digest], self._means.store
         return Artifact(reference, root, document, *walk.found(root), walk.fetched, store)
 
     async def _walk(
-        self, reference: Reference, force: bool = False, platforms: tuple[Platform, ...] | None = None
+        self,
+        reference: Reference,
+        lease: Lease,
+        force: bool = False,
+        platforms: tuple[Platform, ...] | None = None,
     ) -> Walk:
         asked = self._clock()
-        return Walk(self._means, await self._repository(reference, brief=False), reference, asked, force, platforms)
+        repository = None if self._offline else await self._repository(reference, brief=False)
+        return Walk(self._means, repository, reference, asked, force, platforms, lease)

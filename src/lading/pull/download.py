@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -164,7 +165,7 @@ class _Download:
         ingest, size = self._ingest, self._descriptor.size
         self._tell()
         if ingest.is_complete or ingest.received == size:
-            await self._repository.require_blob(self._descriptor.digest)
+            await self._repository.turns.small(partial(self._repository.require_blob, self._descriptor.digest))
         else:
             try:
                 await self._pieces.beside(self._first)
@@ -178,7 +179,8 @@ class _Download:
             self._progress(size)
 
     async def _first(self) -> None:
-        await self._repository.blob(self._descriptor.digest, self._read, self._headers)
+        ask = partial(self._repository.blob, self._descriptor.digest, self._read, self._headers)
+        await self._repository.turns.large(ask)
 
     def _headers(self) -> Mapping[str, str]:
         self._offset = self._ingest.received

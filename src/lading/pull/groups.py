@@ -14,7 +14,8 @@ async def together(*operations: Callable[[], Coroutine[Any, Any, object]]) -> No
     """Run ``operations`` at once.
 
     Raises:
-        LadingError: the first that one of them raised; the others are cancelled.
+        LadingError: the first that one of them raised; the others are cancelled. Or one of them waited for something
+            that was cancelled.
     """
     if len(operations) == 1:
         await operations[0]()
@@ -23,7 +24,10 @@ async def together(*operations: Callable[[], Coroutine[Any, Any, object]]) -> No
         async with anyio.create_task_group() as group:
             for operation in operations:
                 group.start_soon(operation)
-        return
+        if not group.cancel_scope.cancel_called:
+            return
+        # Nobody cancelled this, or it would have come out as that: a group ends as if all of its tasks were done.
+        failed = LadingError("the operation was cancelled from inside", hint="try again")
     except BaseExceptionGroup as failures:
         failed = first_failure(failures)
     raise failed

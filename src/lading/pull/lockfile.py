@@ -29,7 +29,6 @@ import json
 import os
 import secrets
 import stat
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +39,7 @@ from lading.errors import InvalidDigest, InvalidLockfile, InvalidReference, Ladi
 from lading.oci.digest import Digest
 from lading.oci.media_types import is_media_type
 from lading.oci.reference import Reference
+from lading.oci.strict_toml import parse_toml
 
 VERSION = 1
 """Of the format."""
@@ -156,8 +156,8 @@ class Lockfile:
             InvalidLockfile: it isn't one, or of a version that isn't known.
         """
         try:
-            document = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+            document = parse_toml(text)
+        except ValueError as error:
             # The two sides of a merge that nobody resolved, most likely.
             hint = (
                 "resolve the conflict, or remove the file and write it anew: lading lock"
@@ -170,7 +170,7 @@ class Lockfile:
             hint = "a newer lading may read it" if isinstance(version, int) and version > VERSION else _ANEW
             raise InvalidLockfile(f"version {version!r} isn't known: it should be {VERSION}", hint=hint)
         tables = document.get("agent", [])
-        if document.keys() > {"version", "agent"} or not isinstance(tables, list):
+        if document.keys() - {"version", "agent"} or not isinstance(tables, list):
             raise InvalidLockfile("it has other keys than version and agent", hint=_ANEW)
         return cls(tuple(_read_entry(table, f"agent {number}") for number, table in enumerate(tables, 1)))
 

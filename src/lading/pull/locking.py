@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Awaitable, Callable
 
+from lading.agents.agent import Agent
 from lading.errors import LadingError
+from lading.flight import Flights
 from lading.oci.reference import Reference
 from lading.pull.lockfile import LockEntry, Lockfile
-from lading.pull.prefetch import Outcome
+from lading.pull.prefetch import Outcome, Prefetch, References
 
 
-async def lock_outcomes(outcomes: AsyncIterable[Outcome]) -> Lockfile:
+async def lock(
+    refs: References, pull: Callable[[Reference], Awaitable[Agent]], flights: Flights, keep: Lockfile | None
+) -> Lockfile:
+    """Pull ``refs`` and all that their agents name, and lock them; what ``keep`` covers, to what it says.
+
+    Raises:
+        LadingError: one of them can't be had; the error's notes name the others that can't.
+    """
+
+    async def pull_kept(reference: Reference) -> Agent:
+        kept = None if keep is None else keep.find(reference)
+        return await pull(reference if kept is None else kept.pinned)
+
+    async with Prefetch(refs, pull_kept, flights, recursive=True) as outcomes:
+        return await _lock_outcomes(outcomes)
+
+
+async def _lock_outcomes(outcomes: AsyncIterable[Outcome]) -> Lockfile:
     """Lock what a recursive, strict prefetch gives.
 
     Raises:

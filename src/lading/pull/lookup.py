@@ -5,19 +5,20 @@ A cached entry passes the same rule as a fetched one: what isn't annotated as an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import overload
 
 from lading.agents.agent import Agent, AgentOrigin
 from lading.agents.artifact import accept, choose, is_compressed, unpack
-from lading.errors import IntegrityError, InvalidManifest, NotAnAgent
+from lading.errors import IntegrityError, InvalidManifest, NotAnAgent, Offline
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.manifest import Index, Manifest, parse_manifest
 from lading.oci.reference import Reference
 from lading.pull.policy import Serve, before
-from lading.store.store import ABSENT, Absent, Corrupt, Intact, Record, Store
+from lading.store.store import ABSENT, NEVER, Absent, Corrupt, Intact, Record, Store
 
 SMALL = 64 * 1024
 """Bytes up to which a manifest is parsed, and an agent read, faster than a thread is woken."""
@@ -51,8 +52,11 @@ class Cached:
     annotations: Mapping[str, str] = field(repr=False)
 
     def age(self, now: float) -> float:
-        """Give the seconds since the registry last confirmed it; a clock that was set back gives none."""
-        return max(0.0, now - self.validated)
+        """Give the seconds since the registry last confirmed it: infinitely many if none ever did, as for an import.
+
+        A clock that was set back gives 0.
+        """
+        return max(0.0, now - self.validated) if self.validated > NEVER else math.inf
 
     def agent(
         self, reference: Reference, origin: AgentOrigin, *, age: float = 0.0, stale_reason: str | None = None
@@ -83,27 +87,44 @@ def locate(store: Store, reference: Reference) -> Located | Absent | Corrupt: ..
 @overload
 def locate(store: Store, reference: Reference, *, small: bool) -> Located | Absent | Corrupt | Large: ...
 def locate(store: Store, reference: Reference, *, small: bool = False) -> Located | Absent | Corrupt | Large:
-    """Find what ``reference`` stands for, down to the layer's descriptor; if ``small``, unless that takes long."""
+    """Find what ``reference`` stands for, down to the layer's descriptor; if ``small``, unless that takes long.
+
+    What is there but isn't an agent is a miss.
+    """
+    try:
+        return _locate(store, reference, small)
+    except NotAnAgent:
+        return ABSENT
+
+
+def offline(store: Store, reference: Reference, entry: Cached | Absent | Corrupt) -> Offline | NotAnAgent:
+    """Give the error for what ``store`` alone can't answer: why not, and what would."""
+    if isinstance(entry, Cached):
+        hint = "a cached copy is there, but a pull that has to be up to date must ask: see `lading cat --offline`"
+        return Offline(f"{reference}: network access is switched off", hint=hint)
+    try:
+        _locate(store, reference, small=False)
+    except NotAnAgent as error:
+        return NotAnAgent(f"{reference}: it is in the store, but {error.message}", hint=error.hint)
+    return Offline(f"{reference}: network access is switched off", hint="pull it once while online")
+
+
+def _locate(store: Store, reference: Reference, small: bool) -> Located | Absent | Corrupt | Large:
+    """Raises NotAnAgent."""
     record = store.resolve(reference)
     if not isinstance(record, Record):
         return record
     manifest = _manifest(store, reference.name, record.digest, record.media_type, small)
     size = len(manifest.raw) if isinstance(manifest, Manifest | Index) else 0
     if isinstance(manifest, Index):
-        try:
-            child = choose(manifest)
-        except NotAnAgent:
-            return ABSENT
+        child = choose(manifest)
         manifest = _manifest(store, reference.name, child.digest, child.media_type, small)
     if isinstance(manifest, Index):
-        return ABSENT
+        raise NotAnAgent("not an agent: an index within an index")
     if not isinstance(manifest, Manifest):
         return manifest
-    try:
-        descriptor = Descriptor(record.media_type, record.digest, size)
-        return Located(record, descriptor, manifest, accept(manifest))
-    except NotAnAgent:
-        return ABSENT
+    descriptor = Descriptor(record.media_type, record.digest, size)
+    return Located(record, descriptor, manifest, accept(manifest))
 
 
 def load(store: Store, reference: Reference, located: Located) -> Cached | Absent | Corrupt:

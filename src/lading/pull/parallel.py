@@ -3,6 +3,9 @@
 That is found out while the blob is on its way: one more connection asks for the blob's last piece, and if more comes in
 all, others bring the pieces before that one, up to a limit. The first one then ends where they began. Where ranges
 aren't honoured, or one connection is as fast as two, it just goes on, to the last piece or the end.
+
+Nothing may fail because of those that only make it faster: they ask once, leave when they are refused, and make room
+for whatever else waits for the registry.
 """
 
 from __future__ import annotations
@@ -10,14 +13,16 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
 
-from lading.errors import BodyInterrupted, LadingError, ProtocolError, StoreError
+from lading.errors import BodyInterrupted, LadingError, ProtocolError, RegistryError, StoreError, TransportError
 from lading.http.retry import Attempts
 from lading.http.transport import Response
 from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
 from lading.pull.groups import first_failure
 from lading.registry.ranges import continue_at
 from lading.registry.repository import Repository
@@ -54,6 +59,12 @@ def range_headers(etag: str, first: int, last: int | None = None) -> dict[str, s
     if len(etag) > 1 and etag[0] == etag[-1] == '"':
         headers["If-Range"] = etag
     return headers
+
+
+_Ask = Callable[
+    [Digest, Callable[[Response, Attempts], Awaitable[None]], Callable[[], Mapping[str, str]]], Awaitable[None]
+]
+"""How a piece is asked for: patiently, or once."""
 
 
 @dataclass(slots=True)
@@ -95,6 +106,7 @@ class Pieces:
         self._next = self._stop = descriptor.size  # nobody was asked yet for what is between
         self._left: list[_Piece] = []  # what others couldn't bring
         self._workers = 0
+        self._connections = 1  # as many as were found to help
         self._changed = anyio.Event()  # one of them has ended
         self._came = 0
 
@@ -136,9 +148,7 @@ class Pieces:
         """Give the part of the first connection's ``chunk`` that is still its own to deliver."""
         self._position = position + len(chunk)
         if self._may_try and time.monotonic() - self._began > _PATIENCE_SECONDS:
-            self._may_try = False
-            if self._helpers is not None and not self._are_off:
-                self._helpers.start_soon(self._try)
+            self._begin_trial()
         return chunk[: max(0, self.end - position)]
 
     async def write(self, position: int, chunk: bytes) -> None:
@@ -158,11 +168,32 @@ class Pieces:
         while True:
             changed = self._changed
             if (piece := self._take()) is not None:
-                await self._bring(piece)
+                try:
+                    await self._repository.turns.large(partial(self._bring, piece, self._repository.blob))
+                except (RegistryError, TransportError):
+                    if not self._workers:
+                        raise
+                    self._left.append(piece)
+                    await changed.wait()
+                else:
+                    self._hire()
             elif self._workers:
                 await changed.wait()
             else:
                 return
+
+    def _begin_trial(self) -> None:
+        self._may_try = False
+        if self._helpers is None or self._are_off:
+            return
+        if self._repository.turns.has_room:
+            self._helpers.start_soon(self._try)
+        else:
+            self._try_later()
+
+    def _try_later(self) -> None:
+        """Take note that there is no room for others now."""
+        self._may_try, self._began = True, time.monotonic()
 
     async def _try(self) -> None:
         """Find out whether another connection brings more, and again with twice as many."""
@@ -177,19 +208,24 @@ class Pieces:
         await answered.wait()
         if not self.are_begun:
             return
-        connections = 2
-        while connections < CONNECTIONS and (rate := await self._gain(before, ended)) is not None:
-            if connections == 2:
+        self._connections = 2
+        while self._connections < CONNECTIONS and (rate := await self._gain(before, ended)) is not None:
+            if self._connections == 2:
                 # The first connection ends at the next piece, and those from there on are handed out.
                 self._stop = self.end
                 self.end = self._next = min((self._position // PIECE + 1) * PIECE, self._stop)
-            connections = min(2 * connections, CONNECTIONS)
-            while self._workers < connections - 1 and self._has_more:
-                self._workers += 1
-                helpers.start_soon(self._work)
+            self._connections = min(2 * self._connections, CONNECTIONS)
+            self._hire()
             if not self._has_more:
                 return
             before, ended = rate, anyio.Event()
+
+    def _hire(self) -> None:
+        """Have as many others as help, while there is work and room for them."""
+        assert self._helpers is not None
+        while self._workers < self._connections - 1 and self._has_more and self._repository.turns.has_room:
+            self._workers += 1
+            self._helpers.start_soon(self._work)
 
     async def _gain(self, before: float, ended: anyio.Event) -> float | None:
         """Give how many bytes a second come now, None if that isn't worth it; something may end meanwhile."""
@@ -219,8 +255,13 @@ class Pieces:
             answered.set()
             return self.are_begun
 
+        turns = self._repository.turns
         try:
-            await self._attempt(tail, begin)
+            if not turns.has_room:
+                self._try_later()
+                return
+            with turns.taken():
+                await self._attempt(tail, begin)
         finally:
             if self.are_begun:
                 self._leave()
@@ -228,9 +269,14 @@ class Pieces:
             ended.set()
 
     async def _work(self) -> None:
+        turns = self._repository.turns
         try:
-            while (piece := self._take()) is not None and await self._attempt(piece):
-                pass
+            # Others may have been quicker to take the place that there was.
+            if not turns.has_room:
+                return
+            with turns.taken():
+                while not turns.is_crowded and (piece := self._take()) is not None and await self._attempt(piece):
+                    pass
         finally:
             self._leave()
 
@@ -255,16 +301,17 @@ class Pieces:
     async def _attempt(self, piece: _Piece, begin: Callable[[], bool] | None = None) -> bool:
         """Bring a piece, or leave what is missing of it to others; tells which."""
         try:
-            await self._bring(piece, begin)
+            await self._bring(piece, self._repository.blob_beside, begin)
         except StoreError:
             raise
-        except LadingError:
+        except LadingError as failure:
+            self._repository.turns.refused(failure)
             if self.are_begun:
                 self._left.append(piece)
             return False
         return True
 
-    async def _bring(self, piece: _Piece, begin: Callable[[], bool] | None = None) -> None:
+    async def _bring(self, piece: _Piece, ask: _Ask, begin: Callable[[], bool] | None = None) -> None:
         """Bring a piece; ``begin`` is asked, at the head of an answer, whether to."""
         what = f"{self._repository.name}: blob {self._descriptor.digest}"
 
@@ -287,4 +334,4 @@ class Pieces:
                     return
             raise BodyInterrupted(f"{what}: a part of it was cut short", url=response.url, hint="try again")
 
-        await self._repository.blob(self._descriptor.digest, read, lambda: self.headers(piece.position, piece.stop - 1))
+        await ask(self._descriptor.digest, read, lambda: self.headers(piece.position, piece.stop - 1))

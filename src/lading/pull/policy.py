@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from lading.errors import LadingError, Offline, RegistryError, TlsFailed, TransportError
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
+from lading.store.values import NEVER
 
 Fallback = Literal["any", "transient", "never"]
 """Which failures of a registry an intact cached copy may stand in for."""
@@ -63,8 +64,9 @@ def before(
         return Fetch()
     if is_pinned:
         return Serve("pinned")
-    # A stamp from the future is a clock that was set back: it proves nothing.
-    if max_age is not None and 0 <= now - validated <= max_age:
+    # A stamp from the future is a clock that was set back: it proves nothing. What no registry ever confirmed is never
+    # fresh, however long a confirmation holds.
+    if max_age is not None and validated > NEVER and 0 <= now - validated <= max_age:
         return Serve("fresh")
     if revalidate == "background" and not is_too_stale(validated, max_stale, now):
         return Serve("stale")
@@ -74,6 +76,14 @@ def before(
 def is_too_stale(validated: float, max_stale: float | None, now: float) -> bool:
     """Tell whether a copy is older than may be given out, or nobody knows how old: a clock was set back."""
     return max_stale is not None and not 0 <= now - validated <= max_stale
+
+
+def span(seconds: float) -> str:
+    """Give a time as people say it: ``2 days``, ``1 hour``."""
+    units = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
+    unit, length = next((one for one in units if seconds >= one[1]), units[-1])
+    count = int(seconds // length)
+    return f"{count} {unit}{'' if count == 1 else 's'}"
 
 
 def after(cached: Digest, resolved: Descriptor | None) -> Serve | Fetch:

@@ -177,6 +177,9 @@ class _Work:
                 async with anyio.create_task_group() as group:
                     for _ in range(self._concurrency):
                         group.start_soon(self._pull_some)
+                if group.cancel_scope.cancel_called:
+                    # A worker waited for something that was cancelled: the group ends as if all were done.
+                    raise LadingError("the prefetch was cancelled from inside", hint="try again")
                 level = self._closure.next_level()
                 if not level:
                     return

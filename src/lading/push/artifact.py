@@ -15,7 +15,7 @@ from functools import partial
 import anyio
 
 from lading.errors import InvalidReference, StoreError
-from lading.events import BlobProgress, Listener, tell
+from lading.events import BlobExpected, BlobProgress, Listener, tell
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.media_types import OCI_INDEX
@@ -163,7 +163,11 @@ class _Push:
         is_tagged = self._tag is not None and (await self._upload.find(self._tag))[1] == self._root.digest
         if not is_tagged or referrers is not None:
             await self._graph.walk(referrers)
-            await together(*(partial(self._bring, blob) for blob in self._graph.blobs()))
+            blobs = self._graph.blobs()
+            for blob in blobs:
+                if not blob.urls:  # who knows whether the source has a foreign layer
+                    tell(self._pusher.events, BlobExpected(str(self._target), str(blob.digest), blob.size))
+            await together(*(partial(self._bring, blob) for blob in blobs))
             await self._bring_manifests(None if is_tagged else self._tag)
         nodes, done = self._graph.nodes, self._outcomes
         return Delivered(
@@ -185,11 +189,15 @@ class _Push:
                 _log.warning("%s: %s is a foreign layer, which the source doesn't have", self._target, blob.digest)
                 self._outcomes["skipped"].append(blob)
                 return
-            content = blob.embedded()
-            opened = partial(self._source.open, blob) if content is None else partial(_embedded, content)
-            outcome = await self._upload.stream(
-                blob, opened, mount_from=self._mount_from, progress=self._progress(blob)
-            )
+            content, progress = blob.embedded(), self._progress(blob)
+
+            def open_at(start: int) -> AsyncIterator[bytes]:
+                progress(start)
+                return self._source.open(blob, start) if content is None else _embedded(content, start)
+
+            outcome = await self._upload.stream(blob, open_at, mount_from=self._mount_from, progress=progress)
+            if outcome != "sent":
+                progress(blob.size)
         self._outcomes[outcome].append(blob)
 
     def _progress(self, blob: Descriptor) -> Callable[[int], None]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import anyio
 
-from lading.errors import DigestMismatch, InvalidManifest, SizeMismatch
+from lading.errors import DigestMismatch, InvalidManifest, LadingError, SizeMismatch
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.manifest import MANIFEST_LIMIT, Index, Manifest, parse_manifest
@@ -176,13 +176,20 @@ def refers_to(document: Manifest | Index, subject: Digest) -> bool:
 
 
 async def together(*operations: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Run ``operations`` at once; the first failure ends the others and is raised."""
+    """Run ``operations`` at once; the first failure ends the others and is raised.
+
+    Raises:
+        LadingError: one of them waited for something that was cancelled.
+    """
     failed: BaseException
     try:
         async with anyio.create_task_group() as group:
             for operation in operations:
                 group.start_soon(operation)
-        return
+        if not group.cancel_scope.cancel_called:
+            return
+        # Nobody cancelled this, or it would have come out as that: a group ends as if all of its tasks were done.
+        failed = LadingError("the operation was cancelled from inside", hint="try again")
     except BaseExceptionGroup as failures:
         failed = failures
         while isinstance(failed, ExceptionGroup):

@@ -17,6 +17,7 @@ from lading.http.hosts import Capability, Host, RegistryHosts
 from lading.http.retry import Attempts
 from lading.http.transport import Request, Site
 from lading.redact import redact_url
+from lading.registry.turns import MOST, Turns
 
 _log = logging.getLogger("lading.registry")
 
@@ -66,13 +67,25 @@ class _Outage:
 
     until: float = 0.0
     seconds: float = field(default=0.0)
+    why: str = ""
 
 
 class Endpoints:
-    """The endpoints of one registry, and which of them don't answer. ``clock`` gives seconds, monotonic."""
+    """The endpoints of one registry, and which of them don't answer. ``clock`` gives seconds, monotonic.
 
-    def __init__(self, registry: str, hosts: RegistryHosts, clock: Callable[[], float] = time.monotonic) -> None:
+    ``connections`` is how many there may be for content at most, where fewer would do.
+    """
+
+    def __init__(
+        self,
+        registry: str,
+        hosts: RegistryHosts,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        connections: int = MOST,
+    ) -> None:
         self.registry = registry
+        self.turns = Turns(connections, clock)
         self.server = _endpoint(registry, hosts.server)
         self.mirrors = tuple(_endpoint(_name(host), host, namespace=registry) for host in hosts.mirrors)
         self._clock = clock
@@ -104,12 +117,23 @@ class Endpoints:
             return  # others have found that out in the meantime
         outage.seconds = min(max(_LEFT_ALONE_SECONDS, 2 * outage.seconds), _LONGEST_SECONDS)
         outage.until = now + outage.seconds
+        outage.why = _said(failure)
         message = "mirror %s of %s is left alone for %.0f s: %s"
         _log.warning(message, where, self.registry, outage.seconds, failure.message)
 
     def worked(self, endpoint: Endpoint) -> None:
         """Remember that a mirror answered."""
         self._outages.pop(endpoint.root, None)
+
+    def others(self, capability: Capability, last: Endpoint, failures: Mapping[Endpoint, LadingError]) -> str:
+        """Say, to be put behind an error of ``last``, why none of the mirrors has answered; empty if there are none."""
+        said = []
+        for mirror in self.mirrors:
+            if mirror in failures:
+                said.append(f"mirror {redact_url(mirror.root)} {_said(failures[mirror])}")
+            elif mirror is not last and capability in mirror.capabilities:
+                said.append(f"mirror {redact_url(mirror.root)} isn't asked for a while: it {self._outage(mirror).why}")
+        return f" ({'; '.join(said)})" if said else ""
 
     def _outage(self, endpoint: Endpoint) -> _Outage:
         return self._outages.setdefault(endpoint.root, _Outage())
@@ -118,6 +142,13 @@ class Endpoints:
 def qualified(name: str, selector: str) -> str:
     """Give the reference that a tag or a digest of the repository ``name`` is, for people."""
     return f"{name}{'@' if ':' in selector else ':'}{selector}"
+
+
+def _said(failure: LadingError) -> str:
+    """Say how a mirror failed."""
+    if isinstance(failure, RegistryError) and failure.status:
+        return f"answered {failure.status}"
+    return f"failed: {failure.message}"
 
 
 def _endpoint(name: str, host: Host, namespace: str = "") -> Endpoint:

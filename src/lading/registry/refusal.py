@@ -27,14 +27,21 @@ _ERRORS_LIMIT = 8
 """Entries of an error body that are shown."""
 
 _KINDS: Mapping[int, tuple[type[RegistryError], str]] = {
-    401: (Unauthorized, "sign in with docker login, or check the credentials"),
+    401: (Unauthorized, "sign in with lading login {registry}, or check the credentials"),
     403: (Denied, "ask the registry's owner for access"),
     404: (NotFound, "check the name and the tag; a private repository may look like a missing one"),
 }
+"""The error for each status, and what the user can do."""
+
+_READ_ONLY = "it takes no pushes: a cache or a mirror doesn't, and lading serve does with --writable"
+"""What a 405 means for who wants to write."""
 
 
-async def refusal(request: Request, response: Response, what: str) -> RegistryError:
-    """Read the error body of an open ``response`` and give the error to raise; ``what`` names what was asked for."""
+async def refusal(request: Request, response: Response, what: str, *, missing: str = "") -> RegistryError:
+    """Read the error body of an open ``response`` and give the error to raise; ``what`` names what was asked for.
+
+    ``missing`` is what the user can do if it isn't there.
+    """
     try:
         body = await response.read(_BODY_LIMIT)
     except (ProtocolError, TransportError):
@@ -45,10 +52,14 @@ async def refusal(request: Request, response: Response, what: str) -> RegistryEr
     method, url, status = request.method, request.url, response.status
     why = response.hint if isinstance(response, Unproven) else ""
     if status == 429:
-        hint = f"wait, or sign in for a higher limit{'; ' if why else ''}{why}"
         after = retry_after(response.headers)
+        wait = "wait" if after is None else f"wait {after:.0f} s"
+        hint = f"{wait}, or sign in for a higher limit{'; ' if why else ''}{why}"
         return RateLimited(message, method=method, url=url, codes=codes, hint=hint, retry_after=after)
     kind, hint = _KINDS.get(status, (RegistryError, "try again later" if status >= 500 else ""))
+    hint = (missing if status == 404 else "") or hint.format(registry=request.registry)
+    if status == 405 and method not in ("GET", "HEAD", "DELETE"):
+        hint = _READ_ONLY
     if kind in (Denied, Unauthorized) and request.scopes:  # registries of distribution say 401 for either
         message += f" (needed {' '.join(request.scopes)})"
     return kind(message, method=method, url=url, status=status, codes=codes, hint=why or hint)

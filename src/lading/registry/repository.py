@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 from lading.errors import (
     BodyInterrupted,
@@ -33,6 +33,8 @@ from lading.registry.endpoints import Endpoint, Endpoints, qualified
 from lading.registry.links import next_page
 from lading.registry.ranges import continue_at
 from lading.registry.refusal import refusal
+from lading.registry.turns import Turns
+from lading.registry.verified import Verified
 
 _log = logging.getLogger("lading.registry")
 
@@ -44,6 +46,9 @@ _TAGS_BODY_LIMIT = 4 * 1024 * 1024
 
 _PAGES_LIMIT = 10_000
 """Pages of tags at most."""
+
+_LOST = "a manifest names it, but the registry doesn't have it any more: whoever publishes it has to push it again"
+"""What a 404 means for a blob."""
 
 # RFC 9110, section 8.6: Content-Length = 1*DIGIT; a manifest's is short.
 _SIZE = re.compile("[0-9]{1,18}")
@@ -102,6 +107,11 @@ class Repository:
         """Whether others than the registry itself may supply its content."""
         return bool(self._endpoints.mirrors)
 
+    @property
+    def turns(self) -> Turns:
+        """Who asks its registry for content, and whose turn it is."""
+        return self._endpoints.turns
+
     async def resolve(self, selector: str) -> Descriptor | None:
         """Ask with HEAD what a tag or digest stands for; ``None`` where the registry's answer doesn't say.
 
@@ -137,6 +147,18 @@ class Repository:
         """
         return await self._ask("pull", partial(self._blob, digest, read, headers))
 
+    async def blob_beside(
+        self,
+        digest: Digest,
+        read: Callable[[Response, Attempts], Awaitable[T]],
+        headers: Callable[[], Mapping[str, str]],
+    ) -> T:
+        """GET a part of a blob while others bring the rest: once, from whoever is asked first.
+
+        It may fail because of the others: nothing is held against who refuses. Raises what ``blob`` does.
+        """
+        return await self._blob(digest, read, headers, self._endpoints.candidates("pull")[0], Attempts.single())
+
     @asynccontextmanager
     async def open_blob(self, digest: Digest) -> AsyncIterator[AsyncIterator[bytes]]:
         """GET a blob from the registry itself and give its chunks, whose digest is verified at the end.
@@ -151,7 +173,7 @@ class Repository:
         async with await self._send(endpoint, request) as response:
             if response.status != 200:
                 raise await refusal(request, response, what)
-            yield _Verified(response, digest, what)
+            yield Verified(response, digest, what)
 
     async def open_part(self, descriptor: Descriptor, start: int = 0, *, mirrored: bool = True) -> tuple[Response, int]:
         """GET a blob from byte ``start`` on; give the open answer, and the byte at which its body really begins.
@@ -211,6 +233,7 @@ class Repository:
 
     async def _ask(self, capability: Capability, question: _Question[T]) -> T:
         *mirrors, last = self._endpoints.candidates(capability)
+        failures: dict[Endpoint, LadingError] = {}
         for mirror in mirrors:
             try:
                 answer = await question(mirror, Attempts.single())
@@ -218,10 +241,16 @@ class Repository:
                 raise  # that isn't anything that a mirror does
             except LadingError as failure:
                 self._endpoints.failed(mirror, failure)
+                failures[mirror] = failure
             else:
                 self._endpoints.worked(mirror)
                 return answer
-        return await self._patiently(last, question)
+        try:
+            return await self._patiently(last, question)
+        except LadingError as failure:
+            if not isinstance(failure, StoreError):
+                failure.message += self._endpoints.others(capability, last, failures)
+            raise
 
     async def _patiently(self, endpoint: Endpoint, question: _Question[T]) -> T:
         """Ask again what was answered by half: the transport does that for answers that don't even begin."""
@@ -283,7 +312,7 @@ class Repository:
         request = self._request(endpoint, "GET", self._path("blobs", str(digest)), attempts, headers())
         async with await self._send(endpoint, request) as response:
             if response.status not in (200, 206) and not (response.status == 416 and "Range" in request.headers):
-                raise await refusal(request, response, f"{self.name}: blob {digest}")
+                raise await refusal(request, response, f"{self.name}: blob {digest}", missing=_LOST)
             return await read(response, attempts)
 
     async def _part(
@@ -295,7 +324,7 @@ class Repository:
         response = await self._send(endpoint, request)
         try:
             if response.status not in (200, 206) and not (response.status == 416 and start):
-                raise await refusal(request, response, f"{self.name}: blob {descriptor.digest}")
+                raise await refusal(request, response, f"{self.name}: blob {descriptor.digest}", missing=_LOST)
             return response, continue_at(response.status, response.headers, start, descriptor.size)
         except BaseException:
             await discard(response, drain=False)
@@ -305,7 +334,7 @@ class Repository:
         request = self._request(endpoint, "HEAD", self._path("blobs", str(digest)), attempts)
         async with await self._send(endpoint, request) as response:
             if response.status != 200:
-                raise await refusal(request, response, f"{self.name}: blob {digest}")
+                raise await refusal(request, response, f"{self.name}: blob {digest}", missing=_LOST)
 
     async def _tags_page(self, url: str, endpoint: Endpoint, attempts: Attempts) -> tuple[list[str], str | None]:
         request = self._request(endpoint, "GET", url, attempts)
@@ -341,33 +370,6 @@ class Repository:
                     self._warned.add(said)
                     _log.warning("%s", said)
         return response
-
-
-class _Verified:
-    """The chunks of a body. An iterator and not a generator: a consumer that breaks off leaves nothing behind."""
-
-    def __init__(self, response: Response, digest: Digest, what: str) -> None:
-        self._response = response
-        self._chunks = response.chunks()
-        self._digest = digest
-        self._hasher = digest.hasher()
-        self._what = what
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        async for chunk in self._chunks:
-            self._hasher.update(chunk)
-            return chunk
-        if self._hasher.hexdigest() != self._digest.encoded:
-            if is_close_framed(self._response):
-                url = self._response.url
-                raise BodyInterrupted(f"{self._what}: it was cut short", url=url, hint="try again")
-            raise DigestMismatch(
-                f"{self._what}: something else came", hint="something on the way changes what it sends"
-            )
-        raise StopAsyncIteration
 
 
 def _capability(selector: str) -> Capability:

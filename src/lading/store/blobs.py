@@ -48,6 +48,7 @@ class Blobs:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self.ingest = os.path.join(directory, "ingest")
+        self.top = os.path.join(directory, "blobs")
 
     def path(self, digest: Digest) -> str:
         """Tell where the blob ``digest`` is, or would be."""
@@ -124,8 +125,7 @@ class Blobs:
     def files(self) -> dict[str, Digest | None]:
         """Give every path below ``blobs/``, with its digest if it is named like a blob. Raises StoreError."""
         found: dict[str, Digest | None] = {}
-        top = os.path.join(self._directory, "blobs")
-        for algorithm in _entries(top):
+        for algorithm in _entries(self.top):
             if not algorithm.is_dir(follow_symlinks=False):
                 found[algorithm.path] = None
                 continue

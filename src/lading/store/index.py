@@ -10,31 +10,26 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator
 
 from lading.errors import StoreError
-from lading.oci.digest import Digest
 from lading.store.disk import ELSEWHERE, copy_file, translated
 from lading.store.generations import Watch
-from lading.store.index_errors import ERRORS, Damaged, Moved, Older, failure, reported
+from lading.store.index_collect import compact, forget
+from lading.store.index_errors import ERRORS, Damaged, Gone, Moved, Older, reported
+from lading.store.index_inventory import Query
+from lading.store.index_reader import Reader
 from lading.store.index_schema import (
     APPLICATION_ID,
-    CONTENT,
     FORGET_NOTE,
-    FORGET_REFERENCE,
-    FORGET_SEEN,
     INSERTS,
     LIMIT_NOTES,
     MIGRATIONS,
-    NOTE_BY_KEY,
-    REFERENCE_BY_NAME,
-    REFERENCES,
-    REPOSITORIES,
-    SEEN_BY_DIGEST,
-    SEEN_CONTENT,
+    REQUIRED,
 )
-from lading.store.rows import REFERENCE, SEEN, Rows, noted, record
-from lading.store.store import NOTES_LIMIT, Intact, Inventory, Record
+from lading.store.rows import Rows
+from lading.store.values import NOTES_LIMIT, USED
 
 _PATIENCE = 30.0
 """Seconds to wait for another process that writes."""
@@ -44,6 +39,12 @@ _LOOK_UP_PATIENCE = 5.0
 
 _WRITING = ("cache_size=-16000", "wal_autocheckpoint=4000")
 """Keys are hashes, so that each row is on a page of its own: 16 MB of pages to find them and to write them back."""
+
+# Held by who writes, and by a process that forks: SQLite in a child that was forked in the middle of a transaction
+# would take the parent's for one of its own, which never ends.
+_WRITES = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_WRITES.acquire, after_in_parent=_WRITES.release, after_in_child=_WRITES.release)
 
 _SNAPSHOTS = 5
 """How often a file that others write to is read again."""
@@ -68,109 +69,16 @@ def connect(path: str, mode: str, *settings: str, patience: float = _PATIENCE) -
     return connection
 
 
-class Reader:
-    """Looks rows up in one index file; one call at a time."""
-
-    def __init__(self, connection: sqlite3.Connection, watch: Watch, scratch: str = "") -> None:
-        self._connection = connection
-        self._scratch = scratch
-        self.watch = watch
-
-    def reference(self, name: str) -> Record | None:
-        """Give what the reference ``name`` stands for, ``None`` if it isn't known. Raises Damaged, StoreError."""
-        rows = self._query(REFERENCE_BY_NAME, name)
-        return self._checked(REFERENCE, name, rows[0]) if rows else None
-
-    def seen(self, name: str, digest: str) -> Record | None:
-        """Give how ``digest`` was seen in the repository ``name``, if it was. Raises Damaged, StoreError."""
-        rows = self._query(SEEN_BY_DIGEST, digest, name)
-        return self._checked(SEEN, name, rows[0], digest) if rows else None
-
-    def content(self, name: str, digest: Digest) -> Intact | int | None:
-        """Give the content of ``digest`` if it was seen in the repository ``name``, verified.
-
-        Where it is in a file of its own, its size in bytes. Raises Damaged, StoreError.
-        """
-        rows = self._query(SEEN_CONTENT, str(digest), name)
-        if not rows:
-            return None
-        *row, size, data = rows[0]
-        self._checked(SEEN, name, tuple(row), str(digest))
-        return None if size is None and data is None else self._held(digest, size, data)
-
-    def held(self, digest: Digest) -> Intact | int | None:
-        """Give likewise what is there of ``digest``, wherever it was seen. Raises Damaged, StoreError."""
-        rows = self._query(CONTENT, str(digest))
-        return self._held(digest, *rows[0]) if rows else None
-
-    def _held(self, digest: Digest, size: object, data: object) -> Intact | int:
-        if not isinstance(size, int) or not isinstance(data, bytes | None):
-            raise Damaged(f"the row of {digest} in {self.watch.path} is damaged")
-        if data is None:
-            return size
-        if len(data) != size or not digest.matches(data):
-            raise Damaged(f"{digest} in {self.watch.path} isn't what was stored")
-        return Intact(data)
-
-    def repositories(self, prefix: str, digest: str) -> list[str]:
-        """Give the repositories whose names begin with ``prefix`` and that ``digest`` was seen in, by name.
-
-        Raises Damaged, StoreError.
-        """
-        rows = self._query(REPOSITORIES, digest, len(prefix), prefix)
-        for name, *row in rows:
-            self._checked(SEEN, str(name), tuple(row), digest)
-        return [str(name) for name, *_ in rows]
-
-    def inventory(self, files: Mapping[str, Digest | None]) -> Inventory:
-        """Give all that the index has, and which of ``files`` it doesn't know. Raises Damaged, StoreError."""
-        from lading.store.index_inventory import take_inventory
-
-        return take_inventory(self._query, files)
-
-    def references(self) -> list[tuple[str, Record]]:
-        """Give every reference and what it stands for, by name. Raises Damaged, StoreError."""
-        return [(str(name), self._checked(REFERENCE, str(name), tuple(row))) for name, *row in self._query(REFERENCES)]
-
-    def note(self, kind: str, key: str) -> str | None:
-        """Give the value of a note, ``None`` if there is none. Raises Damaged, StoreError."""
-        rows = self._query(NOTE_BY_KEY, kind, key)
-        if not rows:
-            return None
-        value = noted(kind, key, rows[0])
-        if value is None:
-            raise Damaged(f"a note of the kind {kind} in {self.watch.path} is damaged")
-        return value
-
-    def close(self) -> None:
-        """Close the file, and remove the private copy if it is one."""
-        with contextlib.suppress(*ERRORS):
-            self._connection.close()
-        if self._scratch:
-            import shutil
-
-            shutil.rmtree(self._scratch, ignore_errors=True)
-
-    def _query(self, sql: str, *parameters: object) -> list[tuple[object, ...]]:
-        try:
-            # All rows at once: a statement that isn't run to its end would hold on to its snapshot.
-            return self._connection.execute(sql, parameters).fetchall()
-        except ERRORS as error:
-            raise failure(error, self.watch.path) from error
-
-    def _checked(self, table: str, name: str, row: tuple[object, ...], digest: str = "") -> Record:
-        found = record(table, name, row)
-        if found is None or (digest and str(found.digest) != digest):
-            raise Damaged(f"the row of {name} in {self.watch.path} is damaged")
-        return found
-
-
 class Writer:
     """Writes rows to one index file, a transaction at a time; one call at a time."""
 
-    def __init__(self, watch: Watch) -> None:
-        """Open the file. Raises Damaged, Moved, Older, StoreError."""
+    def __init__(self, watch: Watch, holds: Callable[[str, int], bool]) -> None:
+        """Open the file; ``holds`` tells whether there is a blob of a digest and a size.
+
+        Raises Damaged, Moved, Older, StoreError.
+        """
         self.watch = watch
+        self._holds = holds
         self._synchronous = ""
         # As long as this connection is open, and it can't write, closing the other one isn't the last close: then
         # SQLite doesn't write the WAL back into a file that must stay as it is.
@@ -186,31 +94,58 @@ class Writer:
         """Write ``rows`` in one transaction, all or nothing; if ``durable``, it survives a power cut.
 
         Raises:
+            Gone: the content of some rows isn't there, or not what they require.
             Damaged: the index isn't what was written.
             Moved: the file isn't the current index any more.
             StoreError: the disk refused.
         """
-        with reported(self.watch.path):
+        with self.transaction(durable=durable) as query:
+            if gone := self._missing(query, rows):
+                raise Gone(gone)
+            for name, repository, pinned in rows.forgotten:
+                forget(query, name, repository, pinned)
+            self._connection.executemany(FORGET_NOTE, [note for note, value in rows.notes.items() if value is None])
+            for sql, values in zip(INSERTS, rows.columns(), strict=True):
+                self._connection.executemany(sql, values)
+            self._read_back(rows)
+            for kind in {kind for kind, _ in rows.notes} - {USED}:
+                self._connection.execute(LIMIT_NOTES, {"kind": kind, "limit": NOTES_LIMIT})
+
+    def _missing(self, query: Query, rows: Rows) -> set[str]:
+        """Give what ``rows`` need and isn't there. No collection comes between this and the end of the transaction."""
+        missing = {digest for digest, size in rows.files if not self._holds(digest, size)}
+        for name, digest in rows.required:
+            found = query(REQUIRED, digest, name)
+            if not found or (found[0][1] and not self._holds(digest, int(str(found[0][0])))):
+                missing.add(digest)
+        return missing
+
+    @contextlib.contextmanager
+    def transaction(self, *, durable: bool) -> Iterator[Query]:
+        """Have one transaction, all or nothing; others wait for its end to write. Raises what :meth:`apply` raises."""
+        with _WRITES, reported(self.watch.path):
             try:
                 self._begin("FULL" if durable else "NORMAL")
                 if not self.watch.holds():
                     raise Moved(self.watch.path)
-                for name, repository, digest in rows.forgotten:
-                    keys = {"name": name, "repository": repository, "digest": digest}
-                    self._connection.execute(FORGET_SEEN, keys)
-                    self._connection.execute(FORGET_REFERENCE, {"name": name})
-                self._connection.executemany(FORGET_NOTE, [note for note, value in rows.notes.items() if value is None])
-                for sql, values in zip(INSERTS, rows.columns(), strict=True):
-                    self._connection.executemany(sql, values)
-                self._read_back(rows)
-                for kind in {kind for kind, _ in rows.notes}:
-                    self._connection.execute(LIMIT_NOTES, {"kind": kind, "limit": NOTES_LIMIT})
+                yield self._query
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
                     with contextlib.suppress(*ERRORS):
                         self._connection.execute("ROLLBACK")
                 raise
+
+    def _query(self, sql: str, *parameters: object, **named: object) -> list[tuple[object, ...]]:
+        return self._connection.execute(sql, named or parameters).fetchall()
+
+    def compact(self) -> int:
+        """Give pages that are free back to the disk, where that is worth it; gives how many bytes.
+
+        Raises Damaged, StoreError.
+        """
+        with _WRITES, reported(self.watch.path):
+            return compact(self._connection)
 
     def _read_back(self, rows: Rows) -> None:
         """Make sure that ``rows`` are found: in an index whose keys are damaged they can vanish as they are written."""

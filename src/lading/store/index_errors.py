@@ -45,6 +45,14 @@ class Moved(Exception):
     """The file is no longer the current index."""
 
 
+class Gone(Exception):
+    """Content that rows need isn't there: ``digests``."""
+
+    def __init__(self, digests: set[str]) -> None:
+        super().__init__(*sorted(digests))
+        self.digests = digests
+
+
 class Older(Exception):
     """The index is of an older format, which :func:`migrate` can bring up to date."""
 

@@ -59,6 +59,29 @@ FORGET_SEEN = (
 FORGET_REFERENCE = "DELETE FROM reference WHERE name = :name"
 FORGET_NOTE = "DELETE FROM note WHERE kind = ? AND key = ?"
 
+REQUIRED = (
+    "SELECT content.size, content.data IS NULL FROM seen JOIN content ON content.digest = seen.digest"
+    " WHERE seen.digest = ? AND seen.repository = ?"
+)
+
+LAST_USED = (
+    "SELECT reference.validated, note.value, note.checksum FROM reference"
+    " LEFT JOIN note ON note.kind = ? AND note.key = reference.name WHERE reference.name = ?"
+)
+
+# What a collection looks at, and what it removes.
+EVERY_REFERENCE = "SELECT name, digest, media_type, validated, checksum FROM reference"
+EVERY_NOTE = "SELECT key, value, checksum FROM note WHERE kind = ?"
+EVERY_LINK = "SELECT parent, child FROM link"
+EVERY_SIZE = "SELECT digest, size, data IS NULL FROM content"
+MEDIA_TYPE = "SELECT media_type FROM seen WHERE digest = ? LIMIT 1"
+IS_IN_FILE = "SELECT 1 FROM content WHERE digest = ? AND data IS NULL"
+REMOVE_CONTENT = "DELETE FROM content WHERE digest = ?"
+REMOVE_SEEN = "DELETE FROM seen WHERE digest = ?"
+FORGET_USES = "DELETE FROM note WHERE kind = ? AND key NOT IN (SELECT name FROM reference)"
+REMOVE_PLACE = "DELETE FROM seen WHERE repository = ? AND digest = ?"
+REMOVE_LINKS = "DELETE FROM link WHERE parent = ?"
+
 # What is written the longest time ago goes, so that as many are left as the limit says.
 LIMIT_NOTES = (
     "DELETE FROM note WHERE kind = :kind AND rowid <="

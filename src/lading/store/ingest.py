@@ -19,6 +19,7 @@ from lading.oci.descriptor import Descriptor
 from lading.store.blobs import Blobs
 from lading.store.disk import translated
 from lading.store.generations import Identity, state
+from lading.store.leases import LocalLease
 from lading.store.partials import KEPT, Spans, Turn, is_etag
 from lading.store.store import INLINE_LIMIT
 
@@ -39,9 +40,11 @@ _LONGEST_PAUSE = 0.2
 class LocalIngest:
     """Takes one blob into a store on disk. One task begins and ends it, several may write."""
 
-    def __init__(self, descriptor: Descriptor, blobs: Blobs) -> None:
+    def __init__(self, descriptor: Descriptor, blobs: Blobs, lease: LocalLease) -> None:
         self._descriptor = descriptor
         self._blobs = blobs
+        self._lease = lease
+        self._is_kept = False
         self._part = blobs.begin(descriptor.digest, descriptor.size)
         self._turn = Turn(blobs.ingest, descriptor.digest)
         self._is_complete = False
@@ -127,14 +130,14 @@ class LocalIngest:
         try:
             await self._begin()
         except BaseException:
-            await self._end()
+            await self._end(is_wanted=False)
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._end()
+        await self._end(is_wanted=kind is None)
 
     async def _begin(self) -> None:
         import anyio
@@ -147,7 +150,18 @@ class LocalIngest:
             await anyio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _end(self) -> None:
+    async def _end(self, *, is_wanted: bool) -> None:
+        is_left = False
+        try:
+            await self._wait()
+            is_left = True
+        finally:
+            # Until it is committed nobody may collect it: but whoever failed won't commit it.
+            if self._is_kept and not (is_left and is_wanted and self._is_complete):
+                self._is_kept = False
+                self._lease.drop((self._descriptor.digest,))
+
+    async def _wait(self) -> None:
         import anyio.to_thread
 
         with self._gate:
@@ -227,6 +241,7 @@ class LocalIngest:
 
     def _look(self) -> None:
         """See whether the blob is there, or else whether it is our turn."""
+        self._keep()
         if self._is_there():
             return
         with translated(self._turn.path, "lock"):
@@ -242,6 +257,12 @@ class LocalIngest:
         except StoreError:  # it can't be read, but it can be fetched
             self._restart()
         self._spans = Spans(self._part.prefix)
+
+    def _keep(self) -> None:
+        """Need the blob: what is found from now on isn't collected."""
+        if not self._is_kept:
+            self._is_kept = True
+            self._lease.keep((self._descriptor.digest,))
 
     def _is_there(self) -> bool:
         digest = self._descriptor.digest
@@ -271,6 +292,7 @@ class LocalIngest:
         self._part = self._blobs.begin(self._descriptor.digest, self._descriptor.size, may_stay=self._turn.is_held)
 
     def _finish(self) -> None:
+        self._keep()
         self._flush()
         try:
             self._part.finish()

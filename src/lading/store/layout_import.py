@@ -6,6 +6,7 @@ stands for it: it is stamped as never confirmed, and what a registry did confirm
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -22,10 +23,7 @@ from lading.oci.reference import Reference
 from lading.store.layout import Entry
 from lading.store.layout_read import Layout
 from lading.store.reach import Reached, narrow, reach
-from lading.store.store import INLINE_LIMIT, Changes, Record, Seen, Store
-
-NEVER = 0.0
-"""When a registry confirmed what was imported, in seconds since the epoch: longer ago than anybody trusts."""
+from lading.store.store import INLINE_LIMIT, NEVER, Changes, Record, Seen, Store, use
 
 _BATCH = 8 * 1024 * 1024
 """Bytes of small content that are in memory at once."""
@@ -71,6 +69,20 @@ async def import_image(
     """
     plan = await anyio.to_thread.run_sync(_Plan, layout, entry, platform)
     reference = _named(store, layout, plan.root, entry, name)
+    with store.lease() as lease:  # nothing refers to it before all of it is there
+        await anyio.to_thread.run_sync(lease.keep, [one.digest for one in plan.kept])
+        await _commit(store, layout, plan, reference, events)
+    manifests, blobs = plan.reached.manifests, plan.reached.blobs
+    return Imported(
+        reference,
+        plan.root,
+        tuple(manifests.values()),
+        tuple(blob for blob in blobs.values() if blob.digest not in plan.skipped),
+        tuple(plan.skipped.values()),
+    )
+
+
+async def _commit(store: Store, layout: Layout, plan: _Plan, reference: Reference, events: Listener | None) -> None:
     last: list[Content] = []
     for batch in plan.batches:
         last = await anyio.to_thread.run_sync(plan.read, batch)
@@ -89,15 +101,8 @@ async def import_image(
             seen=seen,
             references=() if is_known else ((reference, plan.root.digest, plan.root.media_type),),
             links=tuple(plan.reached.links),
+            notes=(use(reference, time.time()),),  # no registry confirmed it, and yet it isn't old
         )
-    )
-    manifests, blobs = plan.reached.manifests, plan.reached.blobs
-    return Imported(
-        reference,
-        plan.root,
-        tuple(manifests.values()),
-        tuple(blob for blob in blobs.values() if blob.digest not in plan.skipped),
-        tuple(plan.skipped.values()),
     )
 
 

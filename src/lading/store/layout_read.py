@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
@@ -21,6 +22,7 @@ from lading.store.disk import COPY_SIZE, open_regular, read_at
 from lading.store.layout import DOCUMENT_LIMIT, INDEX, MARK, Entry, blob_path, check_mark, read_entries
 from lading.store.layout_tar import Member, read_members
 
+_HERE = re.compile(r"\A(?:\./)++")
 _DOCKER = "manifest.json"
 _DOCKER_HINT = "convert it: skopeo copy docker-archive:FILE oci-archive:OTHER.tar"
 
@@ -183,9 +185,7 @@ class _Tar(Layout):
         for member in read_members(self._read):
             if member.offset + member.size > self._end:
                 raise InvalidManifest("a tar that is cut short")
-            name = member.name
-            while name.startswith("./"):
-                name = name[2:]
+            name = _HERE.sub("", member.name)
             if name in (MARK, INDEX) and name in self._members:
                 raise InvalidManifest(f"a tar with {name} twice")
             if name in (MARK, INDEX, _DOCKER) or name.startswith("blobs/"):

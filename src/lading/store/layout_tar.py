@@ -17,6 +17,9 @@ END = bytes(2 * BLOCK)
 """What an archive ends with."""
 
 _MEMBERS_LIMIT = 200_000
+_SIZE_LIMIT = 2**62
+"""Bytes of a member at most: what no file has, and no offset in one can skip."""
+
 _EXTENSION_LIMIT = 1024 * 1024
 """Bytes of a pax header or of a GNU long name at most."""
 
@@ -50,6 +53,8 @@ def read_members(read_at: Callable[[int, int], bytes]) -> Iterator[Member]:
         count += 1
         if count > _MEMBERS_LIMIT:
             raise InvalidManifest(f"a tar with more than {_MEMBERS_LIMIT} members")
+        if size > _SIZE_LIMIT:
+            raise InvalidManifest("a tar that is cut short")
         if kind == b"S":
             raise InvalidManifest("a tar with sparse files", hint="make it again without them (tar without --sparse)")
         if kind in b"xL":

@@ -7,9 +7,9 @@ that waits for it. A store that was inherited through a fork is opened anew.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
@@ -19,22 +19,25 @@ from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.store.blobs import Blobs
-from lading.store.generations import Generations, Identity, Watch, identity
-from lading.store.index import Reader, Writer, build, migrate, open_reader, open_untouched
-from lading.store.index_errors import Damaged, Moved, Older
+from lading.store.current import Current
+from lading.store.gc import Collected, Limits
+from lading.store.generations import Generations, Watch
+from lading.store.index import open_reader, open_untouched
+from lading.store.index_errors import Damaged, Gone, Moved, Older
+from lading.store.index_reader import Reader
 from lading.store.ingest import LocalIngest
+from lading.store.leases import LocalLease
 from lading.store.rows import Rows
-from lading.store.store import ABSENT, INLINE_LIMIT, Absent, Changes, Corrupt, Ingest, Intact, Inventory, Record
 from lading.store.tickets import Ticket, Turns
+from lading.store.values import ABSENT, INLINE_LIMIT, Absent, Changes, Corrupt, Intact, Inventory, Lost, Record
+from lading.store.work import Ingest
 
 T = TypeVar("T")
 
 _ATTEMPTS = 5
 """How often an index that others replace is opened again."""
 
-_BAD_DISK = "check the disk, or set LADING_HOME to a directory on another one"
-
-_INHERITED: list[tuple[Reader | None, Writer | None]] = []
+_INHERITED: list[tuple[Reader | None, Current]] = []
 """What a forked child must not close."""
 
 
@@ -61,8 +64,8 @@ class LocalStore:
         self._reader: Reader | None = None
         self._watch: Watch | None = None
         self._writing = threading.Lock()
-        self._writer: Writer | None = None
-        self._damage: Identity | None = None
+        self._current = Current(self._generations, self._blobs)
+        self._taken = LocalLease(self._generations)  # what is on its way, or finished and not committed yet
         self._queue = threading.Lock()
         self._pending: list[Ticket] = []
         self._turns = Turns()
@@ -79,14 +82,19 @@ class LocalStore:
 
     def read(self, name: str, digest: Digest) -> Intact | Absent | Corrupt:
         """Give the content ``digest`` if it was seen in the repository ``name`` (``docker.io/acme/triage``)."""
-        found: Intact | int | Absent | Corrupt = self._look_up(lambda reader: reader.content(name, digest))
-        if isinstance(found, int):
-            return self._blobs.read(digest, found)
-        return found
+        found = self._content(name, digest)
+        if not isinstance(found, int):
+            return found
+        read = self._blobs.read(digest, found)
+        # What isn't where it should be may just have been collected, row and all.
+        return read if isinstance(read, Intact) or self._content(name, digest) == found else ABSENT
+
+    def _content(self, name: str, digest: Digest) -> Intact | int | Absent | Corrupt:
+        return self._look_up(lambda reader: reader.content(name, digest))
 
     def holds(self, name: str, descriptor: Descriptor) -> bool:
         """Tell whether :meth:`read` would give the content; of what is large only the size is looked at."""
-        found: Intact | int | Absent | Corrupt = self._look_up(lambda reader: reader.content(name, descriptor.digest))
+        found = self._content(name, descriptor.digest)
         size = len(found.content) if isinstance(found, Intact) else found
         return size == descriptor.size and (not isinstance(found, int) or self._blobs.holds(descriptor.digest, found))
 
@@ -102,7 +110,7 @@ class LocalStore:
 
     def stream(self, name: str, digest: Digest) -> Iterator[bytes] | Absent:
         """Give what :meth:`read` gives in pieces. Raises StoreCorrupted, at any piece."""
-        return self._blobs.stream(digest, self._look_up(lambda reader: reader.content(name, digest)))
+        return self._blobs.stream(digest, self._content(name, digest))
 
     def check(self, digest: Digest, go_on: Callable[[int], None]) -> int | Absent | Corrupt:
         """Verify ``digest``, wherever it was seen, and give its size; ``go_on`` is told the bytes that were read."""
@@ -141,6 +149,11 @@ class LocalStore:
             )
         return [] if isinstance(found, Absent) else [(Reference.parse(name), record) for name, record in found]
 
+    def last_used(self, reference: Reference) -> float | None:
+        """Tell when ``reference`` was last brought, confirmed or answered with; ``None`` if nothing keeps it."""
+        found = self._look_up(lambda reader: reader.last_used(str(reference)))
+        return found if isinstance(found, float) else None
+
     def recall(self, kind: str, key: str) -> str | None:
         """Give the value of a note; ``None`` if there is none, or it is damaged."""
         found = self._look_up(lambda reader: reader.note(kind, key))
@@ -163,7 +176,7 @@ class LocalStore:
     def _note_damage(self) -> None:
         """Let the next commit repair the index that was just read."""
         if self._watch is not None and not self._watch.is_frozen:
-            self._damage = self._watch.identity
+            self._current.damage = self._watch.identity
 
     def _open_reader(self) -> Reader | None:
         if self._reader is not None:
@@ -181,7 +194,7 @@ class LocalStore:
                 return self._reader
             except Older:
                 try:
-                    self._migrate()
+                    self._current.migrate()
                 except (StoreReadOnly, OutOfSpace):
                     open_index = partial(open_untouched, upgrade=True)
             except Moved:
@@ -193,7 +206,12 @@ class LocalStore:
     def ingest(self, descriptor: Descriptor) -> Ingest:
         """Begin to take the content that ``descriptor`` names: ``async with store.ingest(d) as ingest: …``."""
         self._check_usable()
-        return LocalIngest(descriptor, self._blobs)
+        return LocalIngest(descriptor, self._blobs, self._taken)
+
+    def lease(self) -> LocalLease:
+        """Begin to need content that no reference reaches yet: ``with store.lease() as lease: …``."""
+        self._check_usable()
+        return LocalLease(self._generations)
 
     async def commit(self, changes: Changes) -> None:
         """Make ``changes`` true at once: when this returns they are visible, and survive a crash if durable.
@@ -201,6 +219,7 @@ class LocalStore:
         Raises:
             StoreReadOnly: the store can't be written.
             OutOfSpace: the disk is full; nothing of ``changes`` is visible, all that was there before still is.
+            Lost: a blob, or what is required, isn't there: it was never finished, or was collected.
             StoreCorrupted: the index was damaged, and so is what was salvaged of it.
             StoreError: the store can't be opened or repaired.
         """
@@ -241,17 +260,20 @@ class LocalStore:
                 for ticket in tickets:
                     if not ticket.settled:
                         ticket.settle(StoreError(f"the commit to the store {self.path} was interrupted"))
+                    self._taken.drop(ticket.put)
 
     def _prepare(self, ticket: Ticket) -> bool:
         """Do what concerns one ticket alone, so that its failure is its own."""
         try:
             self._check_open()
-            for digest, content in ticket.changes.content:
-                if len(content) > INLINE_LIMIT:
-                    self._blobs.put(digest, content)
-            for blob in ticket.changes.blobs:
-                if not self._blobs.holds(blob.digest, blob.size):
-                    raise StoreError(f"the blob {blob.digest} can't be committed: it isn't in the store {self.path}")
+            large = [(digest, content) for digest, content in ticket.changes.content if len(content) > INLINE_LIMIT]
+            ticket.put = [digest for digest, _ in large]
+            self._taken.keep(ticket.put)
+            for digest, content in large:
+                self._blobs.put(digest, content)
+            # Once more in the transaction: but only there nobody can collect it any more.
+            if lost := [one.digest for one in ticket.changes.blobs if not self._blobs.holds(one.digest, one.size)]:
+                raise Lost(lost, f"the store {self.path}")
             ticket.rows = Rows.of(ticket.changes)
         except Exception as error:
             ticket.settle(error)
@@ -259,94 +281,51 @@ class LocalStore:
         return True
 
     def _settle(self, tickets: list[Ticket]) -> None:
-        """Write ``tickets`` in one transaction, or one each if the disk hasn't space for all."""
+        """Write ``tickets`` in one transaction, or one each if the disk hasn't space for all, or some lack content."""
         if not tickets:
             return
         try:
-            self._write(Rows.together(ticket.rows for ticket in tickets), any(t.changes.durable for t in tickets))
+            self._write(tickets)
         except Exception as error:
-            if isinstance(error, OutOfSpace) and len(tickets) > 1:
+            if isinstance(error, OutOfSpace | Gone) and len(tickets) > 1:
                 for ticket in tickets:
                     self._settle([ticket])
                 return
+            if isinstance(error, Gone):
+                error = Lost(map(Digest.parse, error.digests), f"the store {self.path}")
             for ticket in tickets:
                 ticket.settle(error.again() if isinstance(error, LadingError) else error)
         else:
             for ticket in tickets:
                 ticket.settle(None)
+                self._taken.drop(blob.digest for blob in ticket.changes.blobs)
 
-    def _write(self, rows: Rows, durable: bool) -> None:
-        repaired = False
-        for _ in range(_ATTEMPTS):
-            try:
-                repaired |= self._have_index()
-                with self._generations.locked(alone=False):
-                    self._open_writer().apply(rows, durable=durable)
-                self.transactions += 1
-                return
-            except Older:
-                with contextlib.suppress(Damaged):  # the next attempt repairs it
-                    self._migrate()
-            except Moved:
-                self._drop_writer()
-            except Damaged as damage:
-                if self._writer is not None:
-                    self._damage = self._writer.watch.identity
-                self._drop_writer()
-                if repaired:
-                    raise StoreCorrupted(f"{damage}, and it was just repaired", hint=_BAD_DISK) from damage
-            except StoreError:
-                self._drop_writer()
-                raise
-        raise StoreError(f"the index of the store {self.path} is replaced all the time")
+    def _write(self, tickets: list[Ticket]) -> None:
+        rows, durable = Rows.together(ticket.rows for ticket in tickets), any(t.changes.durable for t in tickets)
+        self._current.write(lambda writer: writer.apply(rows, durable=durable))
+        self.transactions += 1
 
-    def _have_index(self) -> bool:
-        """Make an index if there is none, the next one if it is damaged; tells whether it was."""
-        generations = self._generations
-        number = generations.current()
-        if number and not self._is_damaged(number):
-            return False
-        generations.prepare()
-        with generations.locked(alone=True):
-            number = generations.current()
-            if not number:
-                generations.publish(1, build)
-                return False
-            if not self._is_damaged(number):
-                return False
-            generations.publish(number + 1, partial(_salvage, generations.path(number), self._blobs))
-            self._damage = None
-            return True
+    # Collection
 
-    def _is_damaged(self, number: int) -> bool:
-        return self._damage is not None and identity(self._generations.path(number)) == self._damage
+    async def collect(
+        self,
+        *,
+        older_than: float | None = None,
+        max_size: int | None = None,
+        dry_run: bool = False,
+        now: float | None = None,
+    ) -> Collected:
+        """Remove what no reference reaches and nobody is at work on; see :meth:`lading.store.store.Store.collect`.
 
-    def _open_writer(self) -> Writer:
-        if self._writer is not None and self._writer.watch.holds():
-            return self._writer
-        self._drop_writer()
-        watch = Watch(self._generations, self._generations.current())
-        try:
-            self._writer = Writer(watch)
-        except Damaged:
-            self._damage = watch.identity
-            raise
-        return self._writer
+        Also blobs that a crash left without a row, partial downloads that nobody owns, and indexes that were left aside
+        when they were damaged, 30 days ago or ``older_than`` seconds. Pages of the index that are free then are given
+        back where that is worth it.
+        """
+        from lading.store.collect import Collection
 
-    def _drop_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.abandon()
-            self._writer = None
-
-    def _migrate(self) -> None:
-        """Bring the index up to date. Raises Damaged, StoreError."""
-        with self._generations.locked(alone=True):
-            path = self._generations.path(self._generations.current())
-            try:
-                migrate(path)
-            except Damaged:
-                self._damage = identity(path)
-                raise
+        self._check_usable()
+        limits = Limits(time.time() if now is None else now, older_than, max_size)
+        return await Collection(self.path, limits, dry_run=dry_run).run()
 
     # The end
 
@@ -359,18 +338,15 @@ class LocalStore:
                 reader, self._reader = self._reader, None
             if reader is not None:
                 reader.close()
-            writer, self._writer = self._writer, None
-            if writer is not None:
-                if writer.watch.identity == self._damage:
-                    writer.abandon()
-                else:
-                    writer.close()
+            self._current.close()
+        self._taken.close()
 
     async def aclose(self) -> None:
         """Let go of everything; the store is then cleanly closed on disk. May be called again."""
         self._check_process()
         self._closed = True
-        if self._reader is None and self._writer is None and not self._writing.locked():
+        if self._reader is None and not self._current.is_open and not self._writing.locked():
+            self._taken.close()
             return
         import anyio.to_thread
 
@@ -392,14 +368,5 @@ class LocalStore:
     def _check_process(self) -> None:
         """In a forked child leave what is open to the parent: a connection must not be used, nor closed, by two."""
         if self._process != os.getpid():
-            _INHERITED.append((self._reader, self._writer))
+            _INHERITED.append((self._reader, self._current))
             self._reset()
-
-
-def _salvage(damaged: str, blobs: Blobs, target: str) -> None:
-    from lading.store.index_salvage import salvage
-
-    try:
-        salvage(damaged, blobs, target)
-    except Damaged as damage:
-        raise StoreCorrupted(f"{damaged} is damaged, and can't be repaired: {damage}", hint=_BAD_DISK) from damage

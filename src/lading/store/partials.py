@@ -34,10 +34,8 @@ _RECORD_SIZE = 512
 _LONG_AGO = 3600.0
 """Seconds without a byte after which an owner who can't be seen is gone."""
 
-_NAME = re.compile(
-    r"(?P<algorithm>[a-z0-9]+)-(?P<encoded>[0-9a-f]+)\."
-    r"(?:left|(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]{1,10})-(?P<start>[0-9]{1,20}))-[0-9a-f]{16}\.part"
-)
+OWNER = r"(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]{1,10})-(?P<start>[0-9]{1,20})"
+_NAME = re.compile(rf"(?P<algorithm>[a-z0-9]+)-(?P<encoded>[0-9a-f]+)\.(?:left|{OWNER})-[0-9a-f]{{16}}\.part")
 _RECORD = re.compile(rb"lading partial 1 ([0-9]{1,19}) ([0-9]{1,19}) ([\x21-\x7e]{0,256}) ([0-9a-f]{8})\n\0*")
 
 # RFC 9110, section 8.8.3: entity-tag = [ weak ] opaque-tag; etagc = %x21 / %x23-7E / obs-text
@@ -83,8 +81,13 @@ class Spans:
 
 def own_name(digest: Digest) -> str:
     """Give the name of a partial that this process owns; no other one ever has it."""
+    return f"{_stem(digest)}.{signature()}.part"
+
+
+def signature() -> str:
+    """Give what says in a name that this process owns the file; no other one ever has it."""
     machine, process, start = _owner(os.getpid())
-    return f"{_stem(digest)}.{machine}-{process}-{start}-{unique()}.part"
+    return f"{machine}-{process}-{start}-{unique()}"
 
 
 def left_name(digest: Digest) -> str:
@@ -139,7 +142,7 @@ def _is_running(process: int, start: int) -> bool:
 
 
 def _is_gone(name: re.Match[str], status: os.stat_result) -> bool:
-    """Tell whether a partial's owner is gone, as far as its name says; the lock on the file is another question."""
+    """Tell whether a file's OWNER is gone, as far as its name says; the lock on the file is another question."""
     if name["machine"] is None:
         return True
     if name["machine"] == _owner(os.getpid())[0]:
@@ -353,11 +356,17 @@ def leftovers(directory: str | os.PathLike[str]) -> list[Leftover]:
             digest, status = Digest(name["algorithm"], name["encoded"]), os.lstat(path)
             size = min(status.st_size, getattr(status, "st_blocks", status.st_size) * 512)  # most of it may be a hole
             age = max(0.0, time.time() - status.st_mtime)
-            found.append(Leftover(path, digest, size, age, not _is_gone(name, status) or _is_locked(path)))
+            found.append(Leftover(path, digest, size, age, is_owned(name, path, status)))
     return found
 
 
-def _is_locked(path: str) -> bool:
+def is_owned(name: re.Match[str], path: str, status: os.stat_result) -> bool:
+    """Tell whether somebody may still write a file whose name says whose it is."""
+    return not _is_gone(name, status) or is_locked(path)
+
+
+def is_locked(path: str) -> bool:
+    """Tell whether somebody has locked the file."""
     try:
         held = Held(path, os.O_RDONLY)
     except OSError:

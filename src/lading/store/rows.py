@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lading.errors import InvalidDigest, StoreError
 from lading.oci.digest import Digest
-from lading.store.store import INLINE_LIMIT, Changes, Record, check_notes
+from lading.store.values import INLINE_LIMIT, Changes, Record, check_notes
 
 REFERENCE = "reference"
 SEEN = "seen"
@@ -46,6 +46,12 @@ class Rows:
     links: list[Link] = field(default_factory=list)
     forgotten: list[Forgotten] = field(default_factory=list)
     notes: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    required: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Give the digests and sizes of content that is in files of its own."""
+        return ((digest, size) for digest, size, data in self.content if data is None)
 
     @classmethod
     def of(cls, changes: Changes) -> Rows:
@@ -70,6 +76,7 @@ class Rows:
                 [(str(parent), str(child)) for parent, child in changes.links],
                 [(str(name), name.name, str(name.digest) if name.digest else None) for name in changes.forgotten],
                 {(kind, key): value for kind, key, value in changes.notes},
+                [(name, str(digest)) for name, digest in changes.required],
             )
         except UnicodeEncodeError as error:
             raise StoreError(f"{error.object!r} can't be stored: it isn't Unicode text") from error
@@ -94,6 +101,7 @@ class Rows:
             every.links.extend(rows.links)
             every.forgotten.extend(rows.forgotten)
             every.notes.update(rows.notes)
+            every.required.extend(rows.required)
         return every
 
 

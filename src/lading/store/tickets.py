@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lading.oci.digest import Digest
 from lading.store.rows import Rows
-from lading.store.store import Changes
+from lading.store.values import Changes
 
 if TYPE_CHECKING:
     import anyio
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 class Ticket:
     """One commit that waits; it is settled in the thread that writes it."""
 
-    __slots__ = ("changes", "error", "rows", "settled")
+    __slots__ = ("changes", "error", "put", "rows", "settled")
 
     def __init__(self, changes: Changes) -> None:
         self.changes = changes
         self.rows = Rows()
+        self.put: list[Digest] = []  # what it brings that is in files of its own
         self.error: Exception | None = None
         self.settled = False
 

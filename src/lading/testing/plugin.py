@@ -42,16 +42,29 @@ def oci_registry(oci_registry_factory: Callable[..., ThreadedRegistry]) -> Threa
 
 
 @pytest.fixture
-def lading_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A ``lading.Client`` on an empty temporary store and without credentials.
+def lading_client_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Client]]:
+    """Make clients, each on an empty temporary store, with the options of ``lading.Client``; no credentials by default.
 
-    Its network belongs to the event loop that first uses it, and it is closed after the test.
+    The network of each belongs to the event loop that first uses it, and they are closed after the test.
     """
     from lading.auth.credentials import StaticCredentials
     from lading.client import Client
 
-    client = Client(tmp_path_factory.mktemp("lading-store"), credentials=StaticCredentials({}))
-    try:
-        yield client
-    finally:
-        client.close()
+    with ExitStack() as open_clients:
+
+        def make(**options: Any) -> Client:
+            store = tmp_path_factory.mktemp("lading-store")
+            client = Client(**{"store": store, "credentials": StaticCredentials({}), **options})
+            open_clients.callback(client.close)
+            return client
+
+        yield make
+
+
+@pytest.fixture
+def lading_client(lading_client_factory: Callable[..., Client]) -> Client:
+    """A ``lading.Client`` on an empty temporary store and without credentials.
+
+    Its network belongs to the event loop that first uses it, and it is closed after the test.
+    """
+    return lading_client_factory()
