@@ -623,10 +623,8 @@ def test_a_child_of_the_middle_of_a_pull_uses_no_connection_of_its_parent(
     async def main() -> None:
         async with Client(store, credentials=StaticCredentials({}), proxy=None) as client:
             await client.pull_agent(f"{threaded.host}/acme/inline:v1")  # a connection that is kept for later
-            pulls = [
-                asyncio.create_task(client.pull(image, force=True)),
-                asyncio.create_task(client.pull_agent(large, force=True)),
-            ]
+            whole = asyncio.create_task(client.pull(image, force=True))
+            one = asyncio.create_task(client.pull_agent(large, force=True))
             for _ in range(turns):
                 await asyncio.sleep(0)
             child = os.fork()
@@ -644,7 +642,7 @@ def test_a_child_of_the_middle_of_a_pull_uses_no_connection_of_its_parent(
                 # In a thread: the connections of this process have to be looked after meanwhile.
                 _, status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
                 assert os.waitstatus_to_exitcode(status) == 0
-                artifact, pulled = [await pull for pull in pulls]
+                artifact, pulled = await whole, await one
             assert [await artifact.read(blob) for blob in artifact.blobs[1:]] == list(LAYERS)
             assert pulled.content == agent(6, LARGE)
             # The one that was idle when the process forked still is of use.

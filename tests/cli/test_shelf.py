@@ -137,6 +137,14 @@ async def test_what_inspect_shows_cant_drive_the_terminal(registry: EmbeddedRegi
     assert not any(character in shown for character in "\x1b\x07\r\u202e")
 
 
+async def test_inspect_shows_no_secret_of_a_url(registry: EmbeddedRegistry, lading: Shell) -> None:
+    publish(registry, b"agents: {root: {sub_agents: ['https://ada:pass-word@example.com/a.yaml?sig=s3cr3t']}}\n")
+    shown = await lading("inspect", f"{registry.host}/acme/triage:v1")
+    assert b"https://example.com/a.yaml" in shown.out
+    assert b"pass-word" not in shown.out
+    assert b"s3cr3t" not in shown.out
+
+
 async def test_inspect_of_what_isnt_yaml_says_so(registry: EmbeddedRegistry, lading: Shell) -> None:
     publish(registry, b"agents: [unclosed\n")
     shown = await lading("inspect", f"{registry.host}/acme/triage:v1")

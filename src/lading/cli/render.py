@@ -11,7 +11,7 @@ from lading.agents.agent import Agent
 from lading.errors import LadingError
 from lading.oci.digest import Digest
 from lading.pull.policy import span
-from lading.redact import printable
+from lading.redact import printable, redact
 
 ORIGINS = {
     "registry": "fetched",
@@ -61,8 +61,8 @@ def print_columns(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_fields(title: str, fields: Iterable[tuple[str, object]]) -> None:
-    """Write fields under a title to standard output, each on a line of its own."""
-    lines = [(printable(name), printable(str(value)).strip()) for name, value in fields if value is not None]
+    """Write fields under a title to standard output, each on a line of its own; URLs without their secrets."""
+    lines = [(printable(name), redact(str(value)).strip()) for name, value in fields if value is not None]
     width = max((len(name) for name, _ in lines), default=0)
     print(title)
     for name, value in lines:

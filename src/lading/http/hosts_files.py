@@ -14,7 +14,6 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from errno import EINVAL, ENAMETOOLONG
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -257,6 +256,8 @@ class _HostsFile:
 
     def _note(self, keys: Set[str], known: Set[str], prefix: str = "") -> None:
         """Take note of keys that aren't known: of others' tools perhaps, or misspelt."""
+        from difflib import get_close_matches
+
         for key in sorted(keys - known):
             meant = get_close_matches(key.lower(), known, 1)
             self._ignored[printable(prefix + key)] = meant[0] if meant else ""
