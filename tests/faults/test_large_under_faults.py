@@ -141,7 +141,9 @@ async def test_much_chaos(tmp_path: Path, ordeal: Ordeal, measured: Callable[[st
     if ordeal.is_long:
         assert set(met) == {type(fault).__name__ for fault in misfortunes(0)}
         took = f"{time.monotonic() - began:.0f} s"
-        measured(f"{runs} runs of an image, chaos", f"{sum(met.values())} faults, {sum(errors.values())} errors, {took}")
+        measured(
+            f"{runs} runs of an image, chaos", f"{sum(met.values())} faults, {sum(errors.values())} errors, {took}"
+        )
         measured("faults", ", ".join(f"{name} {count}" for name, count in met.most_common()))
         measured("errors", ", ".join(f"{name} {count}" for name, count in errors.most_common()))
 

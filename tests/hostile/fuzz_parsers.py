@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import random
 import re
 import subprocess
 import sys
@@ -74,7 +75,13 @@ def run(name: str, parser: Parser, runs: int, crashes: Path) -> int:
         words.write_text("".join(f'"{_escaped(word)}"\n' for word in parser.words if 0 < len(word) <= 128))
         prefix = crashes / f"{re.sub('[^A-Za-z0-9]', '-', name)}-"
         command = [sys.executable, __file__, "--one", name, str(corpus), f"-runs={runs}", f"-dict={words}"]
-        command += [f"-max_len={LENGTH}", f"-timeout={SECONDS}", "-rss_limit_mb=4096", f"-artifact_prefix={prefix}"]
+        command += [
+            f"-max_len={LENGTH}",
+            f"-timeout={SECONDS}",
+            "-len_control=0",
+            "-rss_limit_mb=4096",
+            f"-artifact_prefix={prefix}",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     seconds = time.monotonic() - began
     ran, covered = _DONE.findall(done.stderr), _COVERED.findall(done.stderr)
@@ -118,7 +125,18 @@ def fuzz(name: str, options: list[str]) -> int:
     logging.disable(logging.CRITICAL)
     with atheris.instrument_imports(include=["lading", "tomllib"]):
         from hostile.parsers import PARSERS
-    atheris.Setup([sys.argv[0], *options], PARSERS[name].outcome)
+    from hostile.mutations import changed
+
+    parser = PARSERS[name]
+    words = parser.words
+
+    def mutated(data: bytes, size: int, seed: int) -> bytes:
+        """Half of the changes are libFuzzer's; the others know what a document is."""
+        if seed % 2:
+            return bytes(atheris.Mutate(data, size))
+        return changed(random.Random(seed), data, parser.samples, words)[:size]
+
+    atheris.Setup([sys.argv[0], *options], parser.outcome, custom_mutator=mutated)
     atheris.Fuzz()
     return 0
 

@@ -514,8 +514,42 @@ size = 978
 needed-by = ["docker.io/acme/triage:v3"]
 """.encode()
 JWT = written({"access": [{"type": "repository", "name": "acme/triage", "actions": ["pull", "push"]}], "exp": 1})
-HEADER_TOKENS = (b",", b";", b"=", b'"', b"\\", b" ", b"\t", b"<", b">", b"a", b"a=b,", b"\n", b"\r", b"\0", b"\xff", b"(")
-URL_TOKENS = (b"/", b"..", b"../", b":", b"@", b"?", b"#", b"%2e", b"[", b"]", b"\\", b"//", b"http://", b"::", b"\n", b" ")
+HEADER_TOKENS = (
+    b",",
+    b";",
+    b"=",
+    b'"',
+    b"\\",
+    b" ",
+    b"\t",
+    b"<",
+    b">",
+    b"a",
+    b"a=b,",
+    b"\n",
+    b"\r",
+    b"\0",
+    b"\xff",
+    b"(",
+)
+URL_TOKENS = (
+    b"/",
+    b"..",
+    b"../",
+    b":",
+    b"@",
+    b"?",
+    b"#",
+    b"%2e",
+    b"[",
+    b"]",
+    b"\\",
+    b"//",
+    b"http://",
+    b"::",
+    b"\n",
+    b" ",
+)
 ANSWER = b"""200
 Content-Type: application/vnd.oci.image.manifest.v1+json; charset=utf-8
 Docker-Content-Digest: sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a
@@ -528,7 +562,15 @@ OCI-Filters-Applied: artifactType
 """
 ANSWER_TOKENS = (
     *HEADER_TOKENS,
-    *(b"\n\n", b"Content-Type: ", b"Docker-Content-Digest: ", b"Content-Length: ", b"Warning: 299 - ", b"Link: ", b"401"),
+    *(
+        b"\n\n",
+        b"Content-Type: ",
+        b"Docker-Content-Digest: ",
+        b"Content-Length: ",
+        b"Warning: 299 - ",
+        b"Link: ",
+        b"401",
+    ),
     *(b"429", b"404", b"999", MANIFEST.encode(), INDEX.encode(), DIGEST.encode(), b'{"tags":', b'{"errors":[', b"{}"),
 )
 WARNINGS = b'299 - "a" ' * 20
@@ -602,12 +644,17 @@ PARSERS: dict[str, Parser] = {
         (b"\n" + IMAGE, MANIFEST.encode() + b"; charset=utf-8\n" + IMAGE, INDEX.encode() + b"\n" + LIST),
         (*JSON_TOKENS, b'"schemaVersion":2', b'"manifests":[', b'"layers":[', b"\n"),
     ),
-    "media type": Parser(read_media_type, (), HEADER_LIMIT, (MANIFEST.encode() + b"; a=b",), (b"a", b"/", b";", b" ", b"+")),
+    "media type": Parser(
+        read_media_type, (), HEADER_LIMIT, (MANIFEST.encode() + b"; a=b",), (b"a", b"/", b";", b" ", b"+")
+    ),
     "challenges": Parser(
         read_challenges,
         (ProtocolError,),
         64 * KIB,
-        (b'Bearer realm="https://ghcr.io/token",service="ghcr.io",scope="repository:a:pull b"', b'Basic realm="x", Negotiate YQ=='),
+        (
+            b'Bearer realm="https://ghcr.io/token",service="ghcr.io",scope="repository:a:pull b"',
+            b'Basic realm="x", Negotiate YQ==',
+        ),
         (*HEADER_TOKENS, b"Bearer ", b"Basic ", b'realm="', b'a="",', b"~"),
     ),
     "kept challenge": Parser(
@@ -669,7 +716,20 @@ PARSERS: dict[str, Parser] = {
             b"RateLimit-Limit: 100;w=21600\nRateLimit-Remaining: 76;w=21600",
             b"RateLimit: limit=100, remaining=50, reset=30\nX-RateLimit-Limit: 5",
         ),
-        (*HEADER_TOKENS, b"Retry-After: ", b"Date: ", b"1", b"Mon", b"Jan", b"+9999", b"-0000", b"99:99", b":", b"w=", b"Z"),
+        (
+            *HEADER_TOKENS,
+            b"Retry-After: ",
+            b"Date: ",
+            b"1",
+            b"Mon",
+            b"Jan",
+            b"+9999",
+            b"-0000",
+            b"99:99",
+            b":",
+            b"w=",
+            b"Z",
+        ),
     ),
     "answer to HEAD": Parser(read_head, (), 64 * KIB, (ANSWER,), ANSWER_TOKENS),
     "answer to GET": Parser(
@@ -697,7 +757,11 @@ PARSERS: dict[str, Parser] = {
         shown,
         (),
         MIB,
-        (b"https://u:p@h/x?y#z Bearer abcdefgh1234 eyJhbGci.eyJh.x", b"\x1b[31m\xe2\x80\xae", b"Authorization: Basic YWRhOnNlY3JldA=="),
+        (
+            b"https://u:p@h/x?y#z Bearer abcdefgh1234 eyJhbGci.eyJh.x",
+            b"\x1b[31m\xe2\x80\xae",
+            b"Authorization: Basic YWRhOnNlY3JldA==",
+        ),
         (b"a", b"://", b"@", b"?", b"Bearer ", b"basic: ", b"eyJ", b".", b"\x1b", b"\xff", b"a://", b"/", b"\\", b"1A"),
     ),
     "config.json": Parser(
@@ -749,7 +813,10 @@ PARSERS: dict[str, Parser] = {
         compare,
         (InvalidDocument,),
         8 * MIB,
-        (SKETCH + b"\0" + SKETCH.replace(b"shell", b"filesystem"), b"agents: {a: {x: 1}}\0agents: {a: {x: [1, {y: 2}]}}"),
+        (
+            SKETCH + b"\0" + SKETCH.replace(b"shell", b"filesystem"),
+            b"agents: {a: {x: 1}}\0agents: {a: {x: [1, {y: 2}]}}",
+        ),
         (*YAML_TOKENS, b"\0"),
     ),
     "layer": Parser(
@@ -761,7 +828,13 @@ PARSERS: dict[str, Parser] = {
     ),
     "oci-layout": Parser(read_mark, (InvalidManifest,), 4 * MIB, (LAYOUT[0][1],), JSON_TOKENS),
     "index.json": Parser(read_index, (InvalidManifest,), 4 * MIB, (LAYOUT_INDEX, LIST), JSON_TOKENS),
-    "tar": Parser(read_tar, (InvalidManifest,), 4 * MIB, TARS, (b"\0", b"x", b"\x80", b"\xff", TARS[2][:512], TARS[2][:1024], b"7")),
+    "tar": Parser(
+        read_tar,
+        (InvalidManifest,),
+        4 * MIB,
+        TARS,
+        (b"\0", b"x", b"\x80", b"\xff", TARS[2][:512], TARS[2][:1024], b"7"),
+    ),
     "layout in a tar": Parser(
         read_layout,
         (LadingError,),

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from ordeal import Ordeal
 
 from lading.errors import InvalidHosts, InvalidLockfile
-from lading.http.hosts import HostsConfig
 from lading.pull.lockfile import Lockfile
 
 EACH = pytest.mark.parametrize("name", PARSERS)
@@ -126,7 +125,7 @@ def two(old: str, new: str) -> bytes:
     return old.encode() + b"\0" + new.encode()
 
 
-WORST: dict[str, list[Callable[[], bytes]]] = {
+WORST: dict[str, list[Callable[[], bytes | str]]] = {
     "manifest": [
         lambda: b"\n" + written({"schemaVersion": 2, "config": DESCRIPTOR, "layers": [DESCRIPTOR] * 10_000}),
         lambda: b"\n" + listing(10_000),
@@ -148,14 +147,14 @@ WORST: dict[str, list[Callable[[], bytes]]] = {
         lambda: b"[header]\n" + many('a#="1"\n', 50_000, "").encode(),
     ],
     "lock file": [
-        lambda: f"version = 1\n{many(ENTRY, 3_000, '')}".encode(),
-        lambda: f"version = 1\n{many(ENTRY, 1, '')}needed-by = [{many(chr(34) + 'a/b:v#' + chr(34), 10_000)}]".encode(),
+        lambda: f"version = 1\n{many(ENTRY, 3_000, '')}",
+        lambda: f"version = 1\n{many(ENTRY, 1, '')}needed-by = [{many(chr(34) + 'a/b:v#' + chr(34), 10_000)}]",
     ],
     "NO_PROXY": [lambda: many("10.0.0.#/32", 8_000).encode()],
     "challenges": [lambda: b"Bearer " + many("a#=b", 2_000).encode()],
     "agent": [
-        lambda: f"agents: {{r: {{sub_agents: [{many('a/b#', 9_999)}]}}}}".encode(),
-        lambda: f'agents: {{r: {{sub_agents: ["{":" * 1_000_000}a/b"]}}}}'.encode(),
+        lambda: f"agents: {{r: {{sub_agents: [{many('a/b#', 9_999)}]}}}}",
+        lambda: f'agents: {{r: {{sub_agents: ["{":" * 1_000_000}a/b"]}}}}',
     ],
     "two agents": [
         lambda: two(f"x: {{? {LONG} : {{{many('a#: 1', 3_000)}}}}}", f"x: {{? {LONG} : {{{many('a#: 2', 3_000)}}}}}"),
@@ -189,18 +188,20 @@ WORST: dict[str, list[Callable[[], bytes]]] = {
     [(name, make) for name, makers in WORST.items() for make in makers],
     ids=[f"{name} {number}" for name, makers in WORST.items() for number, _ in enumerate(makers)],
 )
-def test_what_was_made_to_hurt_doesnt(name: str, make: Callable[[], bytes]) -> None:
-    judge(PARSERS[name], make())
+def test_what_was_made_to_hurt_doesnt(name: str, make: Callable[[], bytes | str]) -> None:
+    made = make()
+    judge(PARSERS[name], made.encode() if isinstance(made, str) else made)
 
 
-@pytest.mark.parametrize("line", ["a." * 100_000 + "b = 1", "[" + "a." * 100_000 + "b]", "x = {" + "a." * 100_000 + "b = 1}"])
-def test_a_key_of_very_many_parts_is_refused(line: str, tmp_path: object) -> None:
+@pytest.mark.parametrize(
+    "line", ["a." * 100_000 + "b = 1", "[" + "a." * 100_000 + "b]", "x = {" + "a." * 100_000 + "b = 1}"]
+)
+def test_a_key_of_very_many_parts_is_refused(line: str) -> None:
     """Of each of its beginnings the parser of the standard library keeps one: 40 GB."""
     with pytest.raises(InvalidLockfile, match="too many parts"):
         Lockfile.parse(f"version = 1\n{line}\n")
     with pytest.raises(InvalidHosts, match=r"hosts\.toml isn't TOML"):
         PARSERS["hosts.toml"].read(line.encode())
-    assert HostsConfig().lookup("ghcr.io").server.root == "https://ghcr.io/v2"
 
 
 def test_many_dots_that_are_no_key_are_no_reason_to_refuse() -> None:

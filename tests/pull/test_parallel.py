@@ -51,7 +51,7 @@ from lading.testing.faults import (
 MIB = 1024 * 1024
 KIB = 1024
 REPOSITORY = "acme/model"
-QUICK = Retry(attempts=3, first_delay=0.001, longest_delay=0.002)
+QUICK = Retry(attempts=3, first_delay=0.001, longest_delay=0.002, budget=2.0)
 PIECE = 256 * KIB
 SIZE = 6 * MIB
 RATE = 5 * MIB
