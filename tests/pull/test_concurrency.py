@@ -13,7 +13,7 @@ from artifacts import MANIFEST, publish
 
 from lading import Agent, Client, Store
 from lading.errors import LadingError
-from lading.events import Event
+from lading.events import Event, RequestSent
 from lading.testing import EmbeddedRegistry, RecordedRequest
 
 YAML = b"agents:\n  root: {}\n"
@@ -54,7 +54,8 @@ async def test_two_tags_of_one_agent_share_the_layer(
     both = asyncio.Event()
 
     def listen(event: Event) -> None:
-        manifests.append(event)
+        if isinstance(event, RequestSent):
+            manifests.append(event)
         if len(manifests) == 2:
             both.set()
 
