@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -30,6 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what it runs in the background so, and the processes of the tests would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_MEASURED] = []
     run = WatchedRun()
     config.stash[_WATCHER] = run.watcher
