@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -28,8 +29,10 @@ from store.process import run
 
 from lading.errors import DigestMismatch, OutOfSpace, SizeMismatch, StoreError, StoreReadOnly
 from lading.store import blobs, disk, partials
+from lading.store import ingest as ingests
 from lading.store.local import LocalStore
-from lading.store.partials import KEPT, Spans, leftovers
+from lading.store.partials import KEPT, leftovers
+from lading.store.spans import Spans
 from lading.store.store import INLINE_LIMIT, Ingest, Intact
 
 MIB = 1024 * 1024
@@ -38,6 +41,8 @@ CONTENT = blob(3 * MIB + 5)
 DESCRIPTOR = described(CONTENT)
 DIGEST = DESCRIPTOR.digest
 SOME = 2 * MIB + 100
+STRETCHES = 16
+"""What a partial remembers, at most."""
 ETAG = 'W/"v1"'
 
 
@@ -234,10 +239,18 @@ def test_spans(size: int, cuts: list[int], order: random.Random) -> None:
         there.update(range(begin, end))
         assert spans.total == len(there)
         assert spans.prefix == next(number for number in range(size + 1) if number not in there)
+        assert [byte for gap in spans.gaps(size) for byte in range(*gap)] == sorted(set(range(size)) - there)
+        assert Spans.of(spans.stretches, size).stretches == spans.stretches
         for first, last in ((begin, end), (begin, begin + 1), (max(0, begin - 1), end + 1), (end - 1, end + 5)):
             with pytest.raises(ValueError, match="already there"):
                 spans.add(first, last)
     assert (spans.prefix, spans.total) == (size, size)
+
+
+@pytest.mark.parametrize("stretches", [[(0, 5), (4, 6)], [(0, 5), (9, 8)], [(0, 11)], [(5, 6), (0, 1), (0, 1)]])
+def test_stretches_that_can_not_be(stretches: list[tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match=r"there|stretch"):
+        Spans.of(stretches, 10)
 
 
 def pieces_of(content: bytes, chance: random.Random, count: int) -> list[tuple[int, bytes]]:
@@ -271,7 +284,7 @@ async def test_a_blob_arrives_in_any_order(local: LocalStore, home: Path, seed: 
     count=st.sampled_from([3, 50]),
     share=st.floats(0, 1),
 )
-def test_of_what_was_left_in_any_order_only_what_is_in_a_row_counts(
+def test_of_what_was_left_in_any_order_only_the_gaps_are_fetched(
     tmp_path_factory: pytest.TempPathFactory, chance: random.Random, count: int, share: float
 ) -> None:
     home = tmp_path_factory.mktemp("data")
@@ -283,8 +296,11 @@ def test_of_what_was_left_in_any_order_only_what_is_in_a_row_counts(
             for offset, piece in pieces[: int(share * len(pieces))]:
                 await ingest.write_at(offset, piece)
                 spans.add(offset, offset + len(piece))
+        told = Spans.of(spans.stretches[:STRETCHES], len(CONTENT)) if spans.total > KEPT else Spans()
         async with store.ingest(DESCRIPTOR) as ingest:
-            assert ingest.received == (spans.prefix if spans.prefix > KEPT else 0)
+            assert (ingest.received, ingest.gaps) == (told.prefix, told.gaps(len(CONTENT)))
+            for start, end in ingest.gaps:
+                await ingest.write_at(start, CONTENT[start:end])
             assert await finished(store, ingest)
         await store.aclose()
 
@@ -389,6 +405,52 @@ async def test_whoever_waits_goes_on_when_the_other_gives_up(local: LocalStore, 
         assert found == []
     assert found == [size if size > KEPT else 0]
     assert files(home) == []
+
+
+@pytest.mark.parametrize("size", [0, SOME])
+async def test_whoever_stands_still_is_overtaken(
+    local: LocalStore, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    monkeypatch.setattr(ingests, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(ingests, "_SAID_SECONDS", 0.01)
+    other = LocalStore(home)
+    async with local.ingest(DESCRIPTOR) as stopped:
+        await stopped.write(CONTENT[:size])
+        async with other.ingest(DESCRIPTOR) as ingest:
+            assert ingest.received == 0
+            assert await finished(other, ingest)
+        assert await finished(local, stopped), "it may go on as if nothing had been"
+    assert files(home) == []
+    said = [record.getMessage().removeprefix(f"{DIGEST}: ") for record in caplog.records]
+    assert said == ["waiting for another process that takes it", "another process takes it, but nothing came for 0 s"]
+    await other.aclose()
+
+
+async def test_whoever_overtakes_leaves_a_partial_too(
+    local: LocalStore, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingests, "_PATIENCE_SECONDS", 0.1)
+    other = LocalStore(home)
+    async with local.ingest(DESCRIPTOR):
+        await leave(other)
+    async with local.ingest(DESCRIPTOR) as ingest:
+        assert ingest.received == SOME
+    await other.aclose()
+
+
+async def test_whoever_is_slow_is_not_overtaken(local: LocalStore, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(ingests, "time", SimpleNamespace(monotonic=lambda: now))
+    async with local.ingest(DESCRIPTOR) as slow:
+        watch = ingests._Watch(DIGEST)
+        for start in range(0, 1000, 100):
+            await slow.write(CONTENT[start : start + 100])
+            now += 29.0
+            assert not watch.is_in_vain(str(home / "ingest"))
+        now += 29.0
+        assert not watch.is_in_vain(str(home / "ingest"))
+        now += 29.0
+        assert watch.is_in_vain(str(home / "ingest"))
 
 
 async def test_whoever_waits_does_not_keep_others_waiting(local: LocalStore) -> None:
@@ -626,7 +688,7 @@ async def test_a_partial_that_is_wrong_in_all_it_says_fails_once(local: LocalSto
     path = home / "ingest" / f"sha256-{DIGEST.encoded}.left-{0:016x}.part"
     path.parent.mkdir(parents=True)
     held = disk.Held.create(str(path))
-    partials.write_record(held, len(CONTENT), len(CONTENT) - 1, ETAG)  # after a power cut: all of it is a hole
+    partials.write_record(held, len(CONTENT), Spans(len(CONTENT) - 1), ETAG)  # after a power cut: all of it is a hole
     held.close()
     async with local.ingest(DESCRIPTOR) as ingest:
         assert (ingest.received, ingest.etag) == (len(CONTENT) - 1, ETAG)
@@ -1121,13 +1183,17 @@ def test_killed_at_any_moment_it_goes_on(home: Path) -> None:
 def test_killed_while_bytes_arrive_in_any_order(home: Path) -> None:
     text = """
         from lading.store.ingest import BATCH
-        from lading.store.partials import KEPT, Spans
+        from lading.store.partials import KEPT
+        from lading.store.spans import Spans
+
+        def told(spans):
+            return sum(end - start for start, end in spans.stretches[:16])
 
         def pieces(seed):
             chance = random.Random(seed)
             edges = sorted({0, len(CONTENT), *(chance.randrange(len(CONTENT)) for _ in range(60))})
             pieces = list(zip(edges, edges[1:]))
-            # The first ones come soon, else hardly anything is in a row.
+            # Not in any order at all, else there are more stretches than a partial remembers.
             pieces.sort(key=lambda piece: piece[0] + chance.randrange(4 * 1024 * 1024))
             return pieces
 
@@ -1139,18 +1205,20 @@ def test_killed_while_bytes_arrive_in_any_order(home: Path) -> None:
                     spans.add(start, end)
                     await ingest.write_at(start, CONTENT[start:end])
                     assert ingest.received == spans.prefix
-                    os.write(send, spans.prefix.to_bytes(4, "big"))
+                    os.write(send, told(spans).to_bytes(4, "big"))
                 signal.pause()
 
         async def go_on(least):
             store = LocalStore(path)
             async with store.ingest(DESCRIPTOR) as ingest:
-                received = ingest.received
-                assert received in pieces_after, received
-                assert received >= (least if least > KEPT else 0), (received, least)
-                await ingest.write(CONTENT[received:])
+                gaps = ingest.gaps
+                fetched = sum(end - start for start, end in gaps)
+                assert len(CONTENT) - fetched in pieces_after, gaps
+                assert len(CONTENT) - fetched >= (least if least > KEPT else 0), (gaps, least)
+                for start, end in gaps:
+                    await ingest.write_at(start, CONTENT[start:end])
                 await ingest.finish()
-            os.write(log, received.to_bytes(4, "big"))
+            os.write(log, (len(CONTENT) - fetched).to_bytes(4, "big"))
 
         for seed in range(12):
             receive, send = os.pipe()
@@ -1167,12 +1235,12 @@ def test_killed_while_bytes_arrive_in_any_order(home: Path) -> None:
             spans, pieces_after, count = Spans(), [0], len(reports)
             for start, end in pieces(seed)[: count + 1]:
                 spans.add(start, end)
-                pieces_after.append(spans.prefix)
+                pieces_after.append(told(spans))
             assert reports == pieces_after[1 : count + 1]
             gathered = 0                        # perhaps, of the last pieces
             while count and (gathered := gathered + pieces(seed)[count - 1][1] - pieces(seed)[count - 1][0]) < BATCH:
                 count -= 1
-            assert ended(child(lambda: go_on(pieces_after[count]))) == [0]
+            assert ended(child(lambda: go_on(min(pieces_after[count:])))) == [0]
             os.unlink(f"{path}/blobs/sha256/{DESCRIPTOR.digest.encoded}")
         print(downloaded() > 5 * 1024 * 1024, files())
     """

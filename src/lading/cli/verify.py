@@ -182,8 +182,7 @@ class _Repair:
     async def _take(self, client: Client, reference: Reference, blob: Descriptor) -> None:
         async with self._store.ingest(blob) as ingest:
             if not ingest.is_complete:
-                if ingest.received:
-                    await ingest.restart()
+                await ingest.restart()
                 async with client.stream_blob(reference, blob.digest) as chunks:
                     async for chunk in chunks:
                         await ingest.write(chunk)

@@ -158,7 +158,8 @@ class _Download:
         self._progress = progress
         self._what = f"{repository.name}: blob {descriptor.digest}"
         self._offset = 0
-        self._here = self._furthest = ingest.received
+        self._here = descriptor.size - sum(end - start for start, end in ingest.gaps)
+        self._furthest = ingest.received
         self._pieces = Pieces(repository, descriptor, ingest, self._arrived, is_alone=is_anew)
 
     async def run(self) -> None:
@@ -184,12 +185,12 @@ class _Download:
 
     def _headers(self) -> Mapping[str, str]:
         self._offset = self._ingest.received
-        return self._pieces.headers(self._offset, self._pieces.end - 1 if self._pieces.are_begun else None)
+        return self._pieces.headers(self._offset, None if self._pieces.is_all_asked else self._pieces.end - 1)
 
     async def _read(self, response: Response, attempts: Attempts) -> None:
         size, pieces = self._descriptor.size, self._pieces
         # Whatever is wrong with an answer, if it is one to a request for the rest, there is another request to try.
-        self.is_doubtful = self._offset > 0
+        self.is_doubtful = self._offset > 0 or not pieces.is_all_asked
         start = await self._begin(response)
         received = start
         try:
@@ -200,7 +201,7 @@ class _Download:
                 await pieces.write(received, taken)
                 received += len(taken)
                 self._furthest = _progressed(received, self._furthest, attempts)
-                if pieces.are_begun and received == pieces.end:
+                if received == pieces.end < size:
                     return  # the rest comes in pieces
         except TransportError:
             # Once every byte is here, how the answer ends doesn't matter.
@@ -208,7 +209,7 @@ class _Download:
                 raise
         if received < pieces.end:
             raise _interrupted(self._what, response, received, size)
-        if start == 0 and not pieces.are_begun:
+        if start == 0 and pieces.is_all_asked:
             # It is the answer to one request, and so it is that endpoint's fault if it is wrong.
             self.is_doubtful = False
             await self._finish()

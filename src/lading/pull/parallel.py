@@ -4,6 +4,9 @@ That is found out while the blob is on its way: one more connection asks for the
 all, others bring the pieces before that one, up to a limit. The first one then ends where they began. Where ranges
 aren't honoured, or one connection is as fast as two, it just goes on, to the last piece or the end.
 
+What an earlier attempt left may have gaps, where its connections were interrupted: then as many of them begin at once,
+when the registry has shown that it honours ranges, and only the gaps are asked for.
+
 Nothing may fail because of those that only make it faster: they ask once, leave when they are refused, and make room
 for whatever else waits for the registry.
 """
@@ -14,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import anyio
 from anyio.abc import TaskGroup
@@ -49,6 +53,9 @@ _WINDOWS = 4
 _GAIN = 1.2
 """How much more has to come for more connections to be worth it."""
 
+_GREAT_GAIN = 1.7
+"""How much more has to come by the second one for all of them to begin at once."""
+
 
 def range_headers(etag: str, first: int, last: int | None = None) -> dict[str, str]:
     """Give the header fields that ask for bytes from ``first`` on (RFC 9110, sections 14.2 and 13.1.5)."""
@@ -75,6 +82,12 @@ class _Piece:
     stop: int
 
 
+def _cut(start: int, end: int) -> list[_Piece]:
+    """Cut a gap into pieces; all but the outer ones are of the same size."""
+    edges = [start, *range((start // PIECE + 1) * PIECE, end, PIECE), end]
+    return [_Piece(one, other) for one, other in pairwise(edges)]
+
+
 class Pieces:
     """One blob on its way by a first connection, and the pieces of it that others bring.
 
@@ -90,8 +103,11 @@ class Pieces:
         *,
         is_alone: bool = False,
     ) -> None:
-        self.end = descriptor.size
+        gaps = [(0, descriptor.size)] if is_alone else ingest.gaps
+        self.end = gaps[0][1] if gaps else 0
         """Where the first connection may stop."""
+        self.are_begun = False
+        """Whether others bring a part of the blob, or have brought it."""
         self.are_wrong = False
         """Whether something else came for a piece."""
         self._repository = repository
@@ -99,21 +115,24 @@ class Pieces:
         self._ingest = ingest
         self._arrived = arrived
         self._helpers: TaskGroup | None = None
-        self._may_try = not is_alone and descriptor.size > _WORTH * PIECE
         self._are_off = is_alone
         self._began = 0.0
         self._position = 0  # of the first connection
-        self._next = self._stop = descriptor.size  # nobody was asked yet for what is between
         self._left: list[_Piece] = []  # what others couldn't bring
         self._workers = 0
-        self._connections = 1  # as many as were found to help
+        self._connections = max(1, min(len(gaps), CONNECTIONS))  # as many as were found to help
+        if self._connections > 1:
+            self._left = [piece for gap in gaps for piece in _cut(*gap)]
+            self.end = self._left.pop(0).stop
+        self._may_try = not is_alone and self._connections == 1 and self.end > _WORTH * PIECE
+        self._next = self._stop = self.end  # nobody was asked yet for what is between
         self._changed = anyio.Event()  # one of them has ended
         self._came = 0
 
     @property
-    def are_begun(self) -> bool:
-        """Whether others bring a part of the blob, or have brought it."""
-        return self.end < self._descriptor.size
+    def is_all_asked(self) -> bool:
+        """Whether the first connection is to bring everything to the end."""
+        return self.end == self._descriptor.size
 
     async def beside(self, first: Callable[[], Awaitable[None]]) -> None:
         """Run ``first``, the first connection, with others beside it; when this returns every byte is there.
@@ -121,7 +140,7 @@ class Pieces:
         Raises:
             LadingError: what ``first`` raised, or who brought what was left in the end.
         """
-        if not self._may_try:
+        if not (self._may_try or self._left):
             await first()
             return
         try:
@@ -139,10 +158,13 @@ class Pieces:
         self._position = start
         if not self._began:
             self._began = time.monotonic()
+            self._hire()
 
     def give_up(self) -> None:
-        """Take note that ranges aren't honoured: nobody else begins from now on."""
+        """Take note that ranges aren't honoured: the first connection brings everything, nobody else begins."""
         self._are_off = True
+        self.end = self._next = self._stop = self._descriptor.size
+        self._left.clear()
 
     def share(self, position: int, chunk: bytes) -> bytes:
         """Give the part of the first connection's ``chunk`` that is still its own to deliver."""
@@ -200,7 +222,7 @@ class Pieces:
         helpers = self._helpers
         assert helpers is not None
         before = await self._rate(self._came, time.monotonic())
-        tail = _Piece((self._descriptor.size - PIECE) // PIECE * PIECE, self._descriptor.size)
+        tail = _Piece((self.end - PIECE) // PIECE * PIECE, self.end)
         if tail.position - self._position < (_WORTH - 1) * PIECE:
             return
         answered, ended = anyio.Event(), anyio.Event()
@@ -214,7 +236,8 @@ class Pieces:
                 # The first connection ends at the next piece, and those from there on are handed out.
                 self._stop = self.end
                 self.end = self._next = min((self._position // PIECE + 1) * PIECE, self._stop)
-            self._connections = min(2 * self._connections, CONNECTIONS)
+            is_great = self._connections == 2 and rate > _GREAT_GAIN * before
+            self._connections = CONNECTIONS if is_great else min(2 * self._connections, CONNECTIONS)
             self._hire()
             if not self._has_more:
                 return
@@ -222,7 +245,8 @@ class Pieces:
 
     def _hire(self) -> None:
         """Have as many others as help, while there is work and room for them."""
-        assert self._helpers is not None
+        if self._helpers is None:
+            return
         while self._workers < self._connections - 1 and self._has_more and self._repository.turns.has_room:
             self._workers += 1
             self._helpers.start_soon(self._work)
@@ -251,6 +275,7 @@ class Pieces:
             # The first connection may have come that far in the meantime, or may have had to begin anew.
             if not (self.are_begun or self._are_off) and self._position < tail.position:
                 self.end = self._next = self._stop = tail.position
+                self.are_begun = True
                 self._workers += 1
             answered.set()
             return self.are_begun
@@ -291,10 +316,11 @@ class Pieces:
 
     def _take(self) -> _Piece | None:
         """Give the next piece: one that somebody couldn't bring, or that nobody was asked for yet."""
+        if not self._has_more:
+            return None
+        self.are_begun = True
         if self._left:
             return self._left.pop(0)
-        if self._next >= self._stop:
-            return None
         start, self._next = self._next, min(self._next + PIECE, self._stop)
         return _Piece(start, self._next)
 

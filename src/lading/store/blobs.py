@@ -28,7 +28,8 @@ from lading.store.disk import (
     translated,
     write_at,
 )
-from lading.store.partials import KEPT, Claim, Spans, claim, left_name, own_name, write_record
+from lading.store.partials import KEPT, Claim, claim, left_name, own_name, write_record
+from lading.store.spans import Spans
 from lading.store.store import Absent, Corrupt, Intact
 
 _DAMAGE = {
@@ -221,13 +222,13 @@ class Part:
         self._size = size
         self._hasher = digest.hasher()
         self._hashed = 0
-        self._written = Spans(claimed.prefix if claimed else 0)
+        self._written = claimed.spans if claimed else Spans()
         self._path = claimed.path if claimed else os.path.join(blobs.ingest, own_name(digest))
         self._held = claimed.held if claimed else None
         self._exists = claimed is not None
         self._is_sealed = claimed is not None and claimed.is_sealed
         self._may_stay = may_stay
-        self._recorded = (self.prefix, self.etag)
+        self._recorded = (self._written.total, self.etag)
 
     @property
     def is_open(self) -> bool:
@@ -240,9 +241,14 @@ class Part:
         return self._written.prefix
 
     @property
+    def spans(self) -> Spans:
+        """Which bytes are there; as a whole they aren't verified."""
+        return Spans.of(self._written.stretches, self._size)
+
+    @property
     def may_stay(self) -> bool:
         """Whether there is so much that it is worth to be gone on with."""
-        return self._may_stay and self._exists and self.prefix > KEPT
+        return self._may_stay and self._exists and self._written.total > KEPT
 
     def write(self, data: bytes, offset: int | None = None) -> None:
         """Take the next bytes, or those from ``offset`` on. Raises StoreError if the disk refuses."""
@@ -263,18 +269,19 @@ class Part:
             go_on()
             with translated(self._path, "read"):
                 data = read_at(self._open(), self._hashed, min(COPY_SIZE, self.prefix - self._hashed))
+                os.utime(self._path)  # whoever waits for it sees that somebody is at work
             if not data:
                 raise StoreError(f"{self._path} was changed while it was written")
             self._hasher.update(data)
             self._hashed += len(data)
 
     def record(self) -> None:
-        """Let the partial say how far it goes, once it is worth it. Raises StoreError if the disk refuses."""
-        told = (self.prefix, self.etag)
+        """Let the partial say what it has, once it is worth it. Raises StoreError if the disk refuses."""
+        told = (self._written.total, self.etag)
         if self.may_stay and self._held and told != self._recorded and not self._is_sealed:
             self._open()
             with translated(self._path, "write"):
-                write_record(self._held, self._size, *told)
+                write_record(self._held, self._size, self._written, self.etag)
             self._recorded = told
 
     def finish(self) -> None:

@@ -4,23 +4,29 @@ What arrives is gathered into about a mebibyte, then hashed and written in one h
 task, also a cancellation that leaves a thread at work, no lock and no descriptor stays, and no file but a partial that
 is worth to be gone on with.
 
-In all processes one writer at a time takes a digest; others wait until the blob is there, or until it is their turn.
+In all processes one writer at a time takes a digest; others wait until the blob is there, or until it is their turn. A
+writer that stands still, though its process lives on, isn't waited for longer than half a minute.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from lading.errors import DigestMismatch, SizeMismatch, StoreError
 from lading.oci.descriptor import Descriptor
+from lading.oci.digest import Digest
 from lading.store.blobs import Blobs
 from lading.store.disk import translated
 from lading.store.generations import Identity, state
 from lading.store.leases import LocalLease
-from lading.store.partials import KEPT, Spans, Turn, is_etag
+from lading.store.partials import KEPT, Turn, growth, is_etag
+from lading.store.spans import Spans
 from lading.store.store import INLINE_LIMIT
 
 if TYPE_CHECKING:
@@ -32,9 +38,20 @@ BATCH = 1024 * 1024
 _PIECES = 1024
 """Chunks to gather at most, however small."""
 
+_GATHER_SECONDS = 5.0
+"""Seconds to gather at most: what comes slowly isn't lost either, and others see that it comes."""
+
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.2
 """Seconds between two looks whether it is our turn."""
+
+_SAID_SECONDS = 2.0
+"""After so long a wait for somebody else, that is said."""
+
+_PATIENCE_SECONDS = 30.0
+"""Somebody else who takes nothing for so long isn't waited for: it may be stopped."""
+
+_log = logging.getLogger("lading.store")
 
 
 class LocalIngest:
@@ -48,10 +65,12 @@ class LocalIngest:
         self._part = blobs.begin(descriptor.digest, descriptor.size)
         self._turn = Turn(blobs.ingest, descriptor.digest)
         self._is_complete = False
+        self._has_begun = False
         self._wrong: Identity | None = None  # the file that was looked at and isn't the blob
         self._spans = Spans()
         self._pieces: list[tuple[int, bytes]] = []
         self._gathered = 0
+        self._flushed = time.monotonic()
         self._failure: StoreError | None = None
         self._hopping: anyio.Lock | None = None
         self._busy = threading.Lock()  # held by the thread that is at work, also one that nobody waits for any more
@@ -64,6 +83,11 @@ class LocalIngest:
     def received(self) -> int:
         """How many bytes there are in a row, from the first one on: where to go on."""
         return self._descriptor.size if self._is_complete else self._spans.prefix
+
+    @property
+    def gaps(self) -> list[tuple[int, int]]:
+        """What is to be fetched, in order: where each gap begins, and where it ends. Only those are written."""
+        return [] if self._is_complete else self._spans.gaps(self._descriptor.size)
 
     @property
     def is_complete(self) -> bool:
@@ -143,9 +167,10 @@ class LocalIngest:
         import anyio
 
         pause = _FIRST_PAUSE
+        watch = _Watch(self._descriptor.digest)
         while True:
-            await self._hop(self._look)
-            if self._is_complete or self._turn.is_held:
+            await self._hop(partial(self._look, watch))
+            if self._is_complete or self._has_begun:
                 return
             await anyio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -193,7 +218,9 @@ class LocalIngest:
             await self._hop(self._flush, self._is_full)
 
     def _is_full(self) -> bool:
-        return self._gathered >= BATCH or len(self._pieces) >= _PIECES
+        if self._gathered >= BATCH or len(self._pieces) >= _PIECES:
+            return True
+        return self._gathered > 0 and time.monotonic() - self._flushed > _GATHER_SECONDS
 
     # Hops
 
@@ -239,24 +266,25 @@ class LocalIngest:
         if self._over:
             raise _Over
 
-    def _look(self) -> None:
-        """See whether the blob is there, or else whether it is our turn."""
+    def _look(self, watch: _Watch) -> None:
+        """See whether the blob is there, or else whether it is our turn, or nobody else makes progress."""
         self._keep()
         if self._is_there():
             return
         with translated(self._turn.path, "lock"):
             self._blobs.prepare(self._descriptor.digest.algorithm)
-            if not self._turn.acquire():
+            if not self._turn.acquire() and not watch.is_in_vain(self._blobs.ingest):
                 return
         if self._is_there():  # whoever had the lock has just finished
             self._turn.release()
             return
+        self._has_begun = True
         self._part = self._blobs.resume(self._descriptor.digest, self._descriptor.size)
         try:
             self._part.catch_up(self._go_on)
         except StoreError:  # it can't be read, but it can be fetched
             self._restart()
-        self._spans = Spans(self._part.prefix)
+        self._spans = self._part.spans
 
     def _keep(self) -> None:
         """Need the blob: what is found from now on isn't collected."""
@@ -283,13 +311,14 @@ class LocalIngest:
     def _put(self) -> None:
         with self._gate:
             pieces, self._pieces, self._gathered = self._pieces, [], 0
+            self._flushed = time.monotonic()
         for offset, data in _runs(pieces):
             self._part.write(data, offset)
 
     def _restart(self) -> None:
         self._part.discard()
         self._failure = None
-        self._part = self._blobs.begin(self._descriptor.digest, self._descriptor.size, may_stay=self._turn.is_held)
+        self._part = self._blobs.begin(self._descriptor.digest, self._descriptor.size, may_stay=self._has_begun)
 
     def _finish(self) -> None:
         self._keep()
@@ -310,7 +339,7 @@ class LocalIngest:
     def _let_go(self) -> None:
         """Leave what there is to whoever goes on, if it is worth that; else remove it. May be called again."""
         try:
-            if self._failure is None and self._part.is_open and self._spans.prefix > KEPT:
+            if self._failure is None and self._part.is_open and self._spans.total > KEPT:
                 self._put()
         except StoreError as error:
             self._failure = error
@@ -322,6 +351,31 @@ class LocalIngest:
                 self._part.discard()
             self._turn.release()
             self._pieces.clear()
+
+
+class _Watch:
+    """Watches how somebody else takes a blob."""
+
+    def __init__(self, digest: Digest) -> None:
+        self._digest = digest
+        self._began = self._grew = self._looked = time.monotonic()
+        self._growth: object = None
+        self._is_said = False
+
+    def is_in_vain(self, directory: str) -> bool:
+        """Tell whether nothing came into the ``directory`` for long."""
+        now = time.monotonic()
+        if now - self._looked < min(1.0, _PATIENCE_SECONDS / 4):
+            return False
+        self._looked = now
+        if (found := growth(directory, self._digest)) != self._growth:
+            self._growth, self._grew = found, now
+        if is_in_vain := now - self._grew > _PATIENCE_SECONDS:
+            _log.warning("%s: another process takes it, but nothing came for %.0f s", self._digest, now - self._grew)
+        elif not self._is_said and now - self._began > _SAID_SECONDS:
+            self._is_said = True
+            _log.warning("%s: waiting for another process that takes it", self._digest)
+        return is_in_vain
 
 
 class _Over(Exception):

@@ -198,6 +198,8 @@ async def _take(store: Store, layout: Layout, blob: Descriptor, events: Listener
     """Bring a large blob into the store; a commit makes it visible."""
     for is_last in (False, True):
         async with store.ingest(blob) as ingest:
+            if ingest.gaps not in ([], [(ingest.received, blob.size)]):
+                await ingest.restart()  # what somebody left isn't in a row, and a layout is read from front to back
             found = 0 if ingest.is_complete else ingest.received
             try:
                 if not ingest.is_complete:

@@ -12,7 +12,8 @@ from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.store.gc import Collected, Families, Holdings, Known, Limits, plan
-from lading.store.partials import Spans, is_etag
+from lading.store.partials import is_etag
+from lading.store.spans import Spans
 from lading.store.values import (
     ABSENT,
     NOTES_LIMIT,
@@ -231,6 +232,10 @@ class MemoryIngest:
     @property
     def received(self) -> int:
         return self._spans.prefix
+
+    @property
+    def gaps(self) -> list[tuple[int, int]]:
+        return [] if self.is_complete else self._spans.gaps(self._descriptor.size)
 
     async def write(self, chunk: bytes) -> None:
         await self.write_at(self.received, chunk)

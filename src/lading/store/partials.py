@@ -3,13 +3,12 @@
 Each is a file of one writer, whose name says which process that is, and a lock on it that ends with the process. Only
 what nobody owns any more is claimed, by renaming it. Where locks do nothing, two writers each have a file of their own.
 
-How far a partial goes is what it says about itself, in a record beyond the blob's last byte, and not how long it is:
-bytes arrive out of order, and a hole in a file looks like content. Even that is only where to begin to verify.
+What a partial has is what it says about itself, in a record beyond the blob's last byte, and not how long it is: bytes
+arrive out of order, and a hole in a file looks like content. Even that is only what to verify.
 """
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import errno
 import os
@@ -23,57 +22,30 @@ from functools import lru_cache
 from lading.errors import InvalidDigest
 from lading.oci.digest import Digest
 from lading.store.disk import Held, has_locks, read_at, unique, write_at
+from lading.store.spans import Spans
 
 KEPT = 1024 * 1024
-"""Bytes: a partial that goes further is kept for whoever goes on with it; less is sooner fetched again."""
+"""Bytes: a partial of more than that is kept for whoever goes on with it; less is sooner fetched again."""
 
 _PAGE = 4096
-_RECORD_SIZE = 512
+_RECORD_SIZE = 1024
 """Bytes: one write within one page, so that whoever is killed leaves the record from before or this one."""
+
+_STRETCHES = 16
+"""Stretches that a record holds, that from the first byte on among them: more would make it too long."""
 
 _LONG_AGO = 3600.0
 """Seconds without a byte after which an owner who can't be seen is gone."""
 
 OWNER = r"(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]{1,10})-(?P<start>[0-9]{1,20})"
 _NAME = re.compile(rf"(?P<algorithm>[a-z0-9]+)-(?P<encoded>[0-9a-f]+)\.(?:left|{OWNER})-[0-9a-f]{{16}}\.part")
-_RECORD = re.compile(rb"lading partial 1 ([0-9]{1,19}) ([0-9]{1,19}) ([\x21-\x7e]{0,256}) ([0-9a-f]{8})\n\0*")
+_RECORD = re.compile(
+    rb"lading partial 2 (?P<size>[0-9]{1,19}) (?P<stretches>[0-9]{1,19}-[0-9]{1,19}(?:,[0-9]{1,19}-[0-9]{1,19}){0,15}) "
+    rb"(?P<etag>[\x21-\x7e]{0,256}) (?P<check>[0-9a-f]{8})\n\0*"
+)
 
 # RFC 9110, section 8.8.3: entity-tag = [ weak ] opaque-tag; etagc = %x21 / %x23-7E / obs-text
 _ETAG = re.compile(r"[\x21-\x7e]{1,256}")
-
-
-class Spans:
-    """Which bytes are there: those before ``prefix``, and stretches beyond it."""
-
-    def __init__(self, prefix: int = 0) -> None:
-        self.prefix = prefix
-        self._beyond: list[tuple[int, int]] = []  # in order; they don't touch each other or the prefix
-
-    @property
-    def total(self) -> int:
-        """How many bytes are there."""
-        return self.prefix + sum(end - start for start, end in self._beyond)
-
-    def add(self, start: int, end: int) -> None:
-        """Note that the bytes from ``start`` to before ``end`` are there. Raises ValueError if some already were."""
-        if start < self.prefix:
-            raise ValueError(f"byte {start} is already there")
-        if start == end:
-            return
-        place = bisect.bisect(self._beyond, (start, end))
-        before = self._beyond[place - 1] if place else (0, self.prefix)
-        after = self._beyond[place] if place < len(self._beyond) else None
-        if start < before[1] or (after and end > after[0]):
-            raise ValueError(f"some of the bytes from {start} to {end} are already there")
-        if after and end == after[0]:
-            end = after[1]
-            del self._beyond[place]
-        if start == self.prefix:
-            self.prefix = end
-        elif place and start == before[1]:
-            self._beyond[place - 1] = (before[0], end)
-        else:
-            self._beyond.insert(place, (start, end))
 
 
 # Names and owners
@@ -195,21 +167,27 @@ def is_etag(text: str) -> bool:
     return _ETAG.fullmatch(text) is not None
 
 
-def write_record(held: Held, size: int, prefix: int, etag: str) -> None:
-    """Let the partial of a blob of ``size`` bytes say that its first ``prefix`` bytes are there. Raises OSError."""
-    text = f"lading partial 1 {size} {prefix} {etag} ".encode()
+def write_record(held: Held, size: int, spans: Spans, etag: str) -> None:
+    """Let the partial of a blob of ``size`` bytes say that ``spans`` are there, the first of them. Raises OSError."""
+    stretches = ",".join(f"{start}-{end}" for start, end in spans.stretches[:_STRETCHES])
+    text = f"lading partial 2 {size} {stretches} {etag} ".encode()
     record = text + f"{zlib.crc32(text):08x}\n".encode()
     write_at(held.descriptor, _place(size), record.ljust(_RECORD_SIZE, b"\0"))
 
 
-def _read_record(held: Held, size: int) -> tuple[int, str] | None:
+def _read_record(held: Held, size: int) -> tuple[Spans, str] | None:
     record = read_at(held.descriptor, _place(size), _RECORD_SIZE + 1)
     found = _RECORD.fullmatch(record) if len(record) == _RECORD_SIZE else None
-    if found is None or int(found[1]) != size or int(found[2]) > size:
+    if found is None or int(found["size"]) != size:
         return None
-    if zlib.crc32(record[: found.start(4)]) != int(found[4], 16):
+    if zlib.crc32(record[: found.start("check")]) != int(found["check"], 16):
         return None
-    return int(found[2]), found[3].decode("ascii")
+    stretches = [stretch.split("-") for stretch in found["stretches"].decode("ascii").split(",")]
+    try:
+        spans = Spans.of(((int(start), int(end)) for start, end in stretches), size)
+    except ValueError:
+        return None
+    return spans, found["etag"].decode("ascii")
 
 
 def _place(size: int) -> int:
@@ -221,20 +199,20 @@ def _place(size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A partial that is this process's now; ``prefix`` bytes of it are there, unverified.
+    """A partial that is this process's now; ``spans`` of it are there, unverified.
 
     One that ``is_sealed`` is read-only: it was whole and verified, and would have become a blob.
     """
 
     held: Held
     path: str
-    prefix: int
+    spans: Spans
     etag: str
     is_sealed: bool
 
 
 def claim(directory: str, digest: Digest, size: int) -> Claim | None:
-    """Claim the partial in ``directory`` that goes furthest, and remove the others of ``digest`` that nobody owns.
+    """Claim the partial in ``directory`` that has most, and remove the others of ``digest`` that nobody owns.
 
     One that says nothing about itself, or isn't a file like ours, is removed, never followed. Raises OSError.
     """
@@ -248,10 +226,10 @@ def claim(directory: str, digest: Digest, size: int) -> Claim | None:
             continue
         if found is None:
             continue
-        best, rest = (found, best) if best is None or found.prefix > best.prefix else (best, found)
+        best, rest = (found, best) if best is None or found.spans.total > best.spans.total else (best, found)
         if rest is not None:
             _drop(rest)
-    if best is None or best.prefix <= KEPT:
+    if best is None or best.spans.total <= KEPT:
         if best is not None:
             _drop(best)
         return None
@@ -273,8 +251,18 @@ def _partials(directory: str, digest: Digest) -> list[str]:
     ]
 
 
+def growth(directory: str, digest: Digest) -> object:
+    """Give something that is another one whenever somebody has come further with ``digest``. Raises OSError."""
+    found = []
+    for path in _partials(directory, digest):
+        with contextlib.suppress(OSError):
+            status = os.lstat(path)
+            found.append((path, status.st_mtime_ns))
+    return found
+
+
 def _look_at(path: str, size: int) -> Claim | None:
-    """Open a partial and see how far it goes; None if somebody owns it. Raises OSError."""
+    """Open a partial and see what it has; None if somebody owns it. Raises OSError."""
     name = _NAME.fullmatch(os.path.basename(path))
     if name is None or not _is_gone(name, os.lstat(path)):
         return None
@@ -287,8 +275,8 @@ def _look_at(path: str, size: int) -> Claim | None:
     try:
         if held.lock():
             status = held.status()
-            prefix, etag = _told(held, status, size)
-            return Claim(held, path, prefix, etag, _is_sealed(status))
+            spans, etag = _told(held, status, size)
+            return Claim(held, path, spans, etag, _is_sealed(status))
     except BaseException:
         held.close()
         raise
@@ -296,13 +284,13 @@ def _look_at(path: str, size: int) -> Claim | None:
     return None
 
 
-def _told(held: Held, status: os.stat_result, size: int) -> tuple[int, str]:
-    """Tell how far a partial says that it goes, and its entity tag."""
+def _told(held: Held, status: os.stat_result, size: int) -> tuple[Spans, str]:
+    """Tell what a partial says that it has, and its entity tag."""
     if status.st_nlink != 1:
-        return 0, ""  # writing would change a copy that somebody made with a link
+        return Spans(), ""  # writing would change a copy that somebody made with a link
     if _is_sealed(status):
-        return (size, "") if status.st_size == size else (0, "")
-    return _read_record(held, size) or (0, "")
+        return Spans(size if status.st_size == size else 0), ""
+    return _read_record(held, size) or (Spans(), "")
 
 
 def _is_sealed(status: os.stat_result) -> bool:

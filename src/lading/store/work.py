@@ -13,7 +13,7 @@ class Ingest(Protocol):
     """One piece of content on its way into a store.
 
     Entering it waits as long as somebody else takes the same content; then ``is_complete`` may say that there is
-    nothing to fetch, or ``received`` that a part is there already, which somebody left. Leaving it unfinished may leave
+    nothing to fetch, or ``gaps`` that some of it is there already, which somebody left. Leaving it unfinished may leave
     such a part too. Neither says anything about the repositories that the content may be served for.
 
     What is on its way isn't collected, nor is what was finished, until a commit with its descriptor.
@@ -22,6 +22,11 @@ class Ingest(Protocol):
     @property
     def received(self) -> int:
         """How many bytes there are in a row, from the first one on: where to go on."""
+        ...
+
+    @property
+    def gaps(self) -> list[tuple[int, int]]:
+        """What is to be fetched, in order: where each gap begins, and where it ends. Only those are written."""
         ...
 
     @property
