@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"registry"}),
     frozenset({"flight"}),
     frozenset({"pull", "push"}),
-    frozenset({"arguments", "client", "diagnose", "home", "network", "rooms", "telemetry"}),
+    frozenset({"arguments", "client", "diagnose", "home", "network", "rooms", "telemetry", "trace"}),
     frozenset({"cli", "testing"}),
 )
 BESIDE = {("errors", "redact"), ("client", "rooms"), ("rooms", "network"), ("client", "arguments"), ("client", "home")}

@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from lading import Client, Retry
 from lading.errors import NotFound, RegistryError
+from lading.events import CacheChecked, FallingBack
 from lading.telemetry import OpenTelemetry
 from lading.testing import EmbeddedRegistry
 from lading.testing.faults import Status
@@ -95,6 +96,32 @@ async def test_a_pull_and_its_requests(registry: EmbeddedRegistry, client: Clien
     assert [(point.count, dict(point.attributes)) for point in metrics["lading.pull.duration"]] == [
         (1, {"lading.origin": "registry"})
     ]
+
+
+async def test_the_steps_of_a_connection_are_events_of_the_request_that_it_was_made_for(
+    registry: EmbeddedRegistry, client: Client, observed: Observed
+) -> None:
+    publish(registry, YAML)
+    await client.pull_agent(f"{registry.host}/acme/triage:v1")
+    manifest, blob, _ = observed.spans
+    (connected,) = manifest.events
+    assert connected.name == "connect"
+    assert dict(connected.attributes or {})["lading.endpoint"] == registry.host
+    assert manifest.start_time <= connected.timestamp <= manifest.end_time  # type: ignore[operator]
+    assert blob.events == (), "the connection was open"
+    await registry.stop()
+    with pytest.raises(Exception, match="refused"):
+        await client.pull_agent(f"{registry.host}/acme/triage:v1", fallback="never")
+    assert dict(observed.spans[-2].events[-1].attributes or {})["error.type"] == "ConnectionRefusedError"
+
+
+async def test_fallbacks_and_lookups_are_counted(observed: Observed) -> None:
+    observed.listener(FallingBack("mirror", "https://mirror.example", "answered 503", 30.0))
+    observed.listener(CacheChecked("registry.example/acme/triage:v1", "intact", asks=True))
+    (fallback,) = observed.metrics()["lading.fallbacks"]
+    assert (fallback.value, dict(fallback.attributes)) == (1, {"lading.fallback": "mirror"})
+    (lookup,) = observed.metrics()["lading.cache.lookups"]
+    assert (lookup.value, dict(lookup.attributes)) == (1, {"lading.found": "intact", "lading.asks": True})
 
 
 async def test_a_failure(registry: EmbeddedRegistry, client: Client, observed: Observed) -> None:

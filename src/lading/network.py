@@ -102,7 +102,8 @@ class Network:
     async def _endpoints_of(self, registry: str) -> Endpoints:
         if registry not in self._endpoints:
             hosts = await anyio.to_thread.run_sync(self._hosts.lookup, registry)
-            self._endpoints.setdefault(registry, Endpoints(registry, hosts, connections=4 * self._concurrency))
+            opened = Endpoints(registry, hosts, connections=4 * self._concurrency, events=self._events)
+            self._endpoints.setdefault(registry, opened)
         return self._endpoints[registry]
 
     async def resolve(self, reference: Reference) -> Descriptor:

@@ -5,8 +5,10 @@
     client = lading.Client(events=lading.telemetry.OpenTelemetry())
 
 Each pull of an agent is a span, and so is each request below it, named and described as the semantic conventions for
-HTTP say (v1.23, stable). The metrics: ``http.client.request.duration`` in seconds, ``lading.pull.duration`` in seconds,
-``lading.retries``, ``lading.blob.received`` in bytes. URLs have lost their user information and query, as everywhere.
+HTTP say (v1.23, stable). The steps of its connection are events of a request's span. The metrics:
+``http.client.request.duration`` in seconds, ``lading.pull.duration`` in seconds, ``lading.retries``,
+``lading.fallbacks``, ``lading.cache.lookups``, ``lading.blob.received`` in bytes. URLs have lost their user information
+and query, as everywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +19,18 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lading import __version__
-from lading.events import BlobProgress, Event, Pulled, PullFailed, Pulling, RequestSent, Retrying
+from lading.events import (
+    BlobProgress,
+    CacheChecked,
+    ConnectionStep,
+    Event,
+    FallingBack,
+    Pulled,
+    PullFailed,
+    Pulling,
+    RequestSent,
+    Retrying,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -28,7 +41,7 @@ _DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5
 """Seconds: the bounds of the buckets that the semantic conventions advise."""
 
 _MOST_BLOBS = 1024
-"""Blobs under way whose progress is remembered."""
+"""Blobs under way whose progress is remembered, and requests whose connection is."""
 
 
 class OpenTelemetry:
@@ -56,8 +69,14 @@ class OpenTelemetry:
             "lading.pull.duration", "s", "Duration of pulls.", explicit_bucket_boundaries_advisory=_DURATIONS
         )
         self._retries = meter.create_counter("lading.retries", "{request}", "Requests that are sent again.")
+        self._fallbacks = meter.create_counter(
+            "lading.fallbacks", "{fallback}", "Proxies and mirrors that are left alone."
+        )
+        self._lookups = meter.create_counter("lading.cache.lookups", "{lookup}", "What was looked up in the store.")
         self._bytes = meter.create_counter("lading.blob.received", "By", "Content of blobs that arrived.")
         self._received: dict[tuple[str, str], int] = {}
+        # By the number of the request that they are for.
+        self._steps: dict[int, list[tuple[int, ConnectionStep]]] = {}
         self._pull: ContextVar[tuple[Span, Token[Context]] | None] = ContextVar("lading.pull", default=None)
 
     def __call__(self, event: Event, /) -> None:
@@ -70,6 +89,14 @@ class OpenTelemetry:
                 self._request(event)
             case Retrying():
                 self._retries.add(1, {"http.request.method": event.method, "server.address": _host(event.url)})
+            case ConnectionStep():
+                if len(self._steps) >= _MOST_BLOBS:
+                    self._steps.pop(next(iter(self._steps)))
+                self._steps.setdefault(event.number, []).append((time.time_ns(), event))
+            case FallingBack():
+                self._fallbacks.add(1, {"lading.fallback": event.kind})
+            case CacheChecked():
+                self._lookups.add(1, {"lading.found": event.found, "lading.asks": event.asks})
             case BlobProgress():
                 self._progress(event)
             case _:
@@ -122,6 +149,9 @@ class OpenTelemetry:
             attributes={**attributes, "url.full": event.url},
             start_time=end - int(event.seconds * 1e9),
         )
+        for at, step in self._steps.pop(event.number, ()):
+            told: dict[str, str | float] = {"lading.endpoint": step.endpoint, "lading.seconds": step.seconds}
+            span.add_event(step.stage, {**told, "error.type": step.error} if step.error else told, at)
         if "error.type" in attributes:
             span.set_status(self._trace.StatusCode.ERROR)
         span.end(end)

@@ -21,7 +21,7 @@ from artifacts import publish
 from lading import Client, Host, HostsConfig, MemoryStore, RegistryHosts, Retry
 from lading.auth.credentials import Credential, StaticCredentials
 from lading.errors import BodyInterrupted, ConnectFailed, InvalidHosts, RateLimited, TlsFailed
-from lading.events import Event, PullFailed, Pulling, RateLimit, RequestSent, Retrying
+from lading.events import CacheChecked, ConnectionStep, Event, PullFailed, Pulling, RateLimit, RequestSent, Retrying
 from lading.http.proxy import Router
 from lading.testing import EmbeddedProxy, EmbeddedRegistry, RecordedRequest, ThrowawayCA
 from lading.testing.faults import Reset, Status
@@ -219,7 +219,8 @@ class TestRetries:
         registry.faults.add(Reset(4), on="GET blob", times=2)
         assert (await client.pull_agent(f"{registry.host}/acme/triage:v1")).content == b"version: 1\n"
         assert registry.summary() == ["GET manifest"] * 3 + ["GET blob"] * 3
-        assert [event.attempt for event in events if isinstance(event, Retrying)] == [1, 2]
+        # Also what broke off in the middle of a body is told.
+        assert [event.attempt for event in events if isinstance(event, Retrying)] == [1, 2, 1, 2]
 
     async def test_but_not_for_ever(self, registry: EmbeddedRegistry, connect: Callable[..., Client]) -> None:
         client = connect(retry=QUICK)
@@ -344,4 +345,18 @@ async def test_a_name_that_isnt_known_is_asked_for_once(connect: Callable[..., C
     events: list[Event] = []
     with pytest.raises(ConnectFailed, match="isn't known"):
         await connect(retry=Retry(), events=events.append).pull_agent("no-such-host.invalid/acme/triage")
-    assert [type(event) for event in events] == [Pulling, RequestSent, PullFailed]
+    assert [type(event) for event in events] == [Pulling, CacheChecked, ConnectionStep, RequestSent, PullFailed]
+
+
+async def test_what_the_store_had_is_told_and_whether_the_registry_is_asked(
+    registry: EmbeddedRegistry, connect: Callable[..., Client]
+) -> None:
+    events: list[Event] = []
+    publish(registry, b"version: 1\n")
+    client = connect(events=events.append)
+    agent = await client.pull_agent(f"{registry.host}/acme/triage:v1")
+    await client.pull_agent(agent.reference)
+    await client.pull_agent(agent.reference, max_age=60)
+    await client.pull_agent(f"{agent.reference.name}@{agent.digest}")
+    told = [(event.found, event.asks) for event in events if isinstance(event, CacheChecked)]
+    assert told == [("absent", True), ("intact", True), ("intact", False), ("intact", False)]

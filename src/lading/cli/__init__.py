@@ -84,6 +84,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     from lading.cli.render import render_error
     from lading.errors import LadingError
 
+    if os.environ.get("_LADING_COMPLETE"):
+        from lading.cli.completion import register
+
+        register()
     given = None if arguments is None else list(arguments)
     try:
         status = lading.main(args=given, prog_name="lading", standalone_mode=False)
@@ -92,6 +96,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except click.Abort as abort:
         raise KeyboardInterrupt from abort
     except SystemExit as leaving:
+        if leaving.code == 0:
+            return 0  # a shell was told what comes next
         # What click makes of a broken pipe, and of nothing else, when it isn't in charge of the process.
         raise BrokenPipeError from leaving
     except click.ClickException as error:

@@ -19,6 +19,7 @@ from lading.cli.options import (
     reference_argument,
     run,
     to_seconds,
+    trace_options,
 )
 from lading.cli.render import ORIGINS, agent_fields, print_json, say
 from lading.client import Client
@@ -33,8 +34,18 @@ from lading.store.local import LocalStore
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE; - is standard output.")
 @click.option("--force", is_flag=True, help="Fetch it again, even if it hasn't changed.")
 @locked_option
+@trace_options
 @common_options
-def pull(ref: str, output: str | None, force: bool, locked: str | None, offline: bool, as_json: bool) -> None:
+def pull(
+    ref: str,
+    output: str | None,
+    force: bool,
+    locked: str | None,
+    trace: bool,
+    trace_svg: str | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
     """Refresh an agent from its registry and write it to a file.
 
     The file is named after REF (acme/triage:v3 becomes acme_triage_v3.yaml). If the registry fails, that is an error,
@@ -45,8 +56,10 @@ def pull(ref: str, output: str | None, force: bool, locked: str | None, offline:
       lading pull acme/triage
       lading pull ghcr.io/acme/triage:v3 -o agent.yaml
       lading pull ghcr.io/acme/triage:v3 --locked agents.lock
+      lading pull ghcr.io/acme/triage:v3 --trace
     """
     from lading.cli.files import default_file_name, write_atomically
+    from lading.cli.trace import Tracing
 
     if output == "":
         raise click.UsageError("-o wants the name of a file")
@@ -63,11 +76,12 @@ def pull(ref: str, output: str | None, force: bool, locked: str | None, offline:
             await write_atomically(path, agent.content)
         return agent
 
-    agent = run(Client(offline=offline), verb)
+    with Tracing(trace, trace_svg, as_json) as tracing:
+        agent = run(Client(offline=offline, events=tracing.listener), verb)
     if path == "-":
         _write(agent.content)
     elif as_json:
-        print_json({**agent_fields(agent), "path": path})
+        print_json({**agent_fields(agent), "path": path, **tracing.fields})
     else:
         print(path)
     say(f"{reference}: {agent.digest} ({ORIGINS[agent.origin]})")

@@ -31,6 +31,7 @@ _VERBS = {
     "login": ("lading.cli.login", "Log in to a registry, once it has believed the password."),
     "logout": ("lading.cli.login", "Forget the login at a registry."),
     "doctor": ("lading.cli.doctor", "Find out how a reference would be pulled, and what is wrong."),
+    "completion": ("lading.cli.completion", "Print a script by which a shell completes verbs and options."),
     "serve": ("lading.cli.serve", "Run a registry, to share agents or to try things out."),
     "demo": ("lading.cli.demo", "Show what lading does, on this machine, without any network."),
 }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from lading.cli.options import common_options, concurrency_option, reference_argument, run
+from lading.cli.options import common_options, concurrency_option, reference_argument, run, trace_options
 from lading.cli.progress import BlobBars, size_text
 from lading.cli.render import print_json, say
+from lading.cli.trace import Tracing
 from lading.client import Client
 from lading.errors import InvalidPlatform, LadingError
 from lading.oci.platform import Platform
@@ -35,6 +36,7 @@ def to_platforms(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 @click.option("--all-platforms", is_flag=True, help="Every image of an index.")
 @click.option("--force", is_flag=True, help="Trust nothing that is there: verify what is large, fetch the rest again.")
 @concurrency_option
+@trace_options
 @common_options
 def fetch(
     reference: Reference,
@@ -42,6 +44,8 @@ def fetch(
     all_platforms: bool,
     force: bool,
     concurrency: int,
+    trace: bool,
+    trace_svg: str | None,
     offline: bool,
     as_json: bool,
 ) -> None:
@@ -55,6 +59,7 @@ def fetch(
       lading fetch docker.io/library/alpine:3.20
       lading fetch ghcr.io/acme/model:v1 --platform linux/arm64
       lading fetch ghcr.io/acme/base@sha256:… --all-platforms
+      lading fetch ghcr.io/acme/model:v1 --trace
     """
     if platforms and all_platforms:
         raise click.UsageError("--platform and --all-platforms say two things: leave out one of them")
@@ -63,8 +68,10 @@ def fetch(
         return await client.pull(reference, force=force, platform=platforms or None, all_platforms=all_platforms)
 
     try:
-        with BlobBars(is_told_first=True) as bars:
-            artifact = run(Client(events=bars, offline=offline, concurrency=concurrency), verb, is_long=True)
+        bars = BlobBars(is_told_first=True)
+        with Tracing(trace, trace_svg, as_json, also=bars) as tracing, bars:
+            client = Client(events=tracing.listener, offline=offline, concurrency=concurrency)
+            artifact = run(client, verb, is_long=True)
     except (KeyboardInterrupt, LadingError) as ended:
         if isinstance(ended, KeyboardInterrupt) or bars.has_some:
             say("what has arrived is kept: the same command goes on where this one stopped")
@@ -80,6 +87,7 @@ def fetch(
                 "blobs": [{"digest": str(one.digest), "size": one.size} for one in artifact.blobs],
                 "skipped": [str(one.digest) for one in artifact.skipped],
                 "fetched": artifact.fetched,
+                **tracing.fields,
             }
         )
     else:

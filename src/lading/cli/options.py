@@ -84,6 +84,14 @@ def concurrency_option(command: F) -> F:
     )(command)
 
 
+def trace_options(command: F) -> F:
+    """Add ``--trace`` and ``--trace-svg``, as ``trace`` and ``trace_svg``."""
+    command = click.option("--trace-svg", metavar="FILE", help="Write the same to FILE, as a picture.")(command)
+    return click.option(
+        "--trace", is_flag=True, help="Draw what took how long, on standard error; with --json it is in the result."
+    )(command)
+
+
 def json_option(command: F) -> F:
     """Add ``--json``, as ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TextIO
 
 from lading.agents.agent import Agent
 from lading.errors import LadingError
@@ -74,10 +75,10 @@ def short_digest(digest: Digest) -> str:
     return f"{digest.algorithm}:{digest.encoded[:12]}"
 
 
-def can_show(text: str) -> bool:
-    """Tell whether standard output has these characters."""
+def can_show(text: str, stream: TextIO | None = None) -> bool:
+    """Tell whether ``stream``, by default standard output, has these characters."""
     try:
-        text.encode(sys.stdout.encoding or "ascii")
+        text.encode((stream or sys.stdout).encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return False
     return True

@@ -184,16 +184,20 @@ class Router:
             why = f"{found} failed a moment ago"
         return Direct(why)
 
-    def socket_failed(self, socket: ProxySocket, why: str) -> None:
-        """Leave the socket alone for 30 s; one WARNING an outage. One that was configured is never left alone."""
+    def socket_failed(self, socket: ProxySocket, why: str) -> bool:
+        """Leave the socket alone for 30 s; one WARNING an outage. One that was configured is never left alone.
+
+        Tells whether that was news.
+        """
         if not socket.may_bypass or self._is_left_alone(socket):
-            return
+            return False
         if socket.path in self._outages:
             _log.info("%s still fails: %s", socket, redact(why))
         else:
             said = "%s can't be reached, so requests go direct; it is tried again every %.0f s: %s"
             _log.warning(said, socket, COOLDOWN, redact(why))
         self._outages[socket.path] = self._clock() + COOLDOWN
+        return True
 
     def socket_works(self, socket: ProxySocket) -> None:
         """End an outage. A success within the 30 s doesn't: what succeeds then had been sent before the outage."""

@@ -102,11 +102,13 @@ class Attempts:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = sleep,
         random: Callable[[], float] = random.random,
+        events: Listener | None = None,
     ) -> None:
         self._policy = policy
         self._clock = clock
         self._sleep = sleep
         self._random = random
+        self._events = events
         self._failures = 0
         self._spent = 0
         self._is_under_way = False
@@ -146,6 +148,7 @@ class Attempts:
         if delay is None:
             return False
         _log.log(_level(delay, failure), "%s: again in %.2f s", failure.message, delay)
+        tell(self._events, Retrying("GET", failure.url, failure.message, self._failures, delay))
         await self._sleep(delay)
         return True
 
@@ -186,7 +189,7 @@ class RetryTransport:
     def operation(self, policy: Retry | None = None) -> Attempts:
         """Begin an operation: give the patience for its requests, by default as much as this client has."""
         chosen = self._policy if policy is None else policy
-        return Attempts(chosen, clock=self._clock, sleep=self._sleep, random=self._random)
+        return Attempts(chosen, clock=self._clock, sleep=self._sleep, random=self._random, events=self._events)
 
     async def send(self, request: Request) -> Response:
         """Send ``request``, and again while that may help; give the last answer's head, whatever its status.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import logging
 import time
 from base64 import b64encode
@@ -20,15 +21,26 @@ import anyio
 from yarl import URL
 
 from lading.errors import LadingError, ProtocolError, ProxyFailed, TimedOut, TransportError
-from lading.events import Listener, RequestSent, tell
+from lading.events import FallingBack, Listener, RequestSent, tell
 from lading.http.connector import Connector
 from lading.http.failures import failure, proxy_refusal
 from lading.http.limits import Pauses
-from lading.http.proxy import Direct, HopFailed, Proxy, ProxyRules, ProxySocket, Route, Router, is_proxy_socket_error
+from lading.http.proxy import (
+    COOLDOWN,
+    Direct,
+    HopFailed,
+    Proxy,
+    ProxyRules,
+    ProxySocket,
+    Route,
+    Router,
+    is_proxy_socket_error,
+)
 from lading.http.sending import Sending
 from lading.http.timeouts import Timeouts, finite
 from lading.http.tls import TlsContexts
 from lading.http.transport import Headers, Origin, Request, Stream
+from lading.http.watching import REQUEST, WatchedBody, WatchedConnector
 from lading.redact import redact_url
 
 _log = logging.getLogger("lading.http")
@@ -67,7 +79,8 @@ class AiohttpTransport:
         self._tls = TlsContexts()
         # Requests wait here and not in aiohttp, where a pause that begins meanwhile wouldn't hold them back.
         self._slots = anyio.Semaphore(_CONNECTIONS, fast_acquire=True)
-        self._connector = Connector(limit=0)
+        self._connector = Connector(limit=0) if events is None else WatchedConnector(events, limit=0)
+        self._numbers = itertools.count(1)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             timeout=self._limits(self._timeouts.first_byte),
@@ -98,7 +111,8 @@ class AiohttpTransport:
             except ProxyFailed as error:
                 if not isinstance(route, ProxySocket) or not route.may_bypass or not is_proxy_socket_error(error):
                     raise
-                self._router.socket_failed(route, error.message)
+                if self._router.socket_failed(route, error.message):
+                    tell(self._events, FallingBack("proxy", str(route), error.message, COOLDOWN))
 
     async def _send(self, request: Request, origin: Origin, route: Route) -> AiohttpResponse:
         if not isinstance(request.body, Stream):
@@ -123,9 +137,13 @@ class AiohttpTransport:
         if sending is not None:
             options["timeout"] = self._limits(sending.answer_seconds)
         await self._enter(request, origin)
+        number = 0
+        if self._events is not None:
+            number = next(self._numbers)
+            REQUEST.set(number)
         started = time.perf_counter()
         response: AiohttpResponse | None = None
-        failed: LadingError
+        failed: LadingError | None = None
         try:
             self._check_open()
             async with asyncio.timeout(self._timeouts.head(_length(request.body))) as timer:
@@ -151,9 +169,14 @@ class AiohttpTransport:
                 seconds, status = time.perf_counter() - started, response.status if response else 0
                 url = redact_url(request.url)
                 _log.debug("%s %s: %s in %.0f ms", request.method, url, status or "no answer", seconds * 1000)
-                tell(self._events, RequestSent(request.method, url, status, seconds))
+                why = "" if failed is None else type(failed).__name__
+                sent = RequestSent(request.method, url, status, seconds, why, number, request.registry)
+                tell(self._events, sent)
+                if self._events is not None and response is not None:
+                    response.watch(WatchedBody(self._events, number, request.method, url, answer.content))
         if response is None:
             # Not from within `except`: aiohttp's error, whose text may hold a signed URL, would stay its context.
+            assert failed is not None
             raise failed
         if isinstance(route, ProxySocket):
             self._router.socket_works(route)
@@ -233,6 +256,7 @@ class AiohttpResponse:
         self._timeouts = timeouts
         self._sending = sending
         self._at_end: Callable[[], object] | None = at_end
+        self._watched: WatchedBody | None = None
         self.status = response.status
         self.url = request.url
         self.headers = Headers(response.headers.items())
@@ -243,6 +267,10 @@ class AiohttpResponse:
             if sending is not None and not sending.is_done:
                 # Whatever is sent next on this connection would be taken for the rest.
                 response.connection.protocol.force_close()
+
+    def watch(self, body: WatchedBody) -> None:
+        """Have ``body`` tell when the response is left."""
+        self._watched = body
 
     def refuse_encoded(self) -> None:
         """Raise ProtocolError if the body isn't the bytes themselves (RFC 9110, section 8.4)."""
@@ -296,6 +324,8 @@ class AiohttpResponse:
         at_end, self._at_end = self._at_end, None
         if at_end is not None:
             at_end()
+            if self._watched is not None:
+                self._watched.left()
 
 
 class _Chunks:

@@ -1,4 +1,4 @@
-"""Which images of an index a pull brings. Pure."""
+"""What is below a manifest or an index, and which images of an index a pull brings. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from lading.errors import InvalidManifest
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
-from lading.oci.manifest import Index
+from lading.oci.manifest import Index, Manifest
 from lading.oci.platform import Platform, images, select
 from lading.oci.reference import Reference
 
@@ -33,3 +33,10 @@ def chosen(reference: Reference, index: Index, platforms: tuple[Platform, ...] |
             raise InvalidManifest(f"{reference}: nothing in it is for {platform}", hint=f"it has {offered}")
         wanted.setdefault(found[0].digest, found[0])
     return list(wanted.values())
+
+
+def below(document: Manifest | Index | None) -> tuple[Descriptor, ...]:
+    """Give what a document names; nothing below what isn't one."""
+    if isinstance(document, Index):
+        return document.manifests
+    return () if document is None else (document.config, *document.layers)

@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 
 from lading.errors import InvalidManifest, NotFound, Offline, SizeMismatch, StoreCorrupted, StoreError
-from lading.events import BlobExpected, BlobProgress, Listener, tell
+from lading.events import BlobExpected, BlobProgress, CacheChecked, Listener, tell
 from lading.flight import Flights
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
@@ -26,7 +26,7 @@ from lading.oci.manifest import MANIFEST_LIMIT, Index, Manifest, parse_manifest
 from lading.oci.media_types import INDEXES, MANIFESTS
 from lading.oci.platform import Platform
 from lading.oci.reference import Reference
-from lading.pull.choice import chosen
+from lading.pull.choice import below, chosen
 from lading.pull.download import fetch_blob, read_blob
 from lading.pull.groups import together
 from lading.pull.lookup import SMALL
@@ -101,6 +101,8 @@ class Walk:
         """Give what the reference stands for: by one HEAD if the store may have it, else by one GET."""
         known = None if self._force else self._store.resolve(self._reference)
         kept = await self._stored(known.digest) if isinstance(known, Record) else None
+        asks = kept is None or not (self._reference.is_pinned or self._repository is None)
+        tell(self._means.events, CacheChecked(str(self._reference), "intact" if kept else "absent", asks))
         digest: Digest | None = None
         # With nothing to compare with, a HEAD would be pure latency.
         if isinstance(known, Record) and kept is not None:
@@ -191,7 +193,7 @@ class Walk:
 
     def _collect(self, descriptor: Descriptor, ordered: dict[Digest, Descriptor]) -> None:
         ordered[descriptor.digest] = descriptor
-        for child in _children(self.documents.get(descriptor.digest)):
+        for child in below(self.documents.get(descriptor.digest)):
             if child.digest not in ordered and (child.digest in self._manifests or child.digest in self._blobs):
                 self._collect(child, ordered)
 
@@ -383,12 +385,6 @@ class Walk:
 
     def _seen(self, descriptor: Descriptor) -> Seen:
         return Seen(self._reference.name, descriptor.digest, descriptor.media_type)
-
-
-def _children(document: Manifest | Index | None) -> tuple[Descriptor, ...]:
-    if isinstance(document, Index):
-        return document.manifests
-    return () if document is None else (document.config, *document.layers)
 
 
 async def _embedded(descriptor: Descriptor) -> bytes | None:

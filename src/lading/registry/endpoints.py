@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
 from lading.errors import InvalidHosts, LadingError, RegistryError
+from lading.events import FallingBack, Listener, tell
 from lading.http.hosts import Capability, Host, RegistryHosts
 from lading.http.retry import Attempts
 from lading.http.transport import Request, Site
@@ -83,12 +84,14 @@ class Endpoints:
         clock: Callable[[], float] = time.monotonic,
         *,
         connections: int = MOST,
+        events: Listener | None = None,
     ) -> None:
         self.registry = registry
         self.turns = Turns(connections, clock)
         self.server = _endpoint(registry, hosts.server)
         self.mirrors = tuple(_endpoint(_name(host), host, namespace=registry) for host in hosts.mirrors)
         self._clock = clock
+        self._events = events
         self._outages: dict[str, _Outage] = {}
 
     def candidates(self, capability: Capability) -> list[Endpoint]:
@@ -120,6 +123,7 @@ class Endpoints:
         outage.why = _said(failure)
         message = "mirror %s of %s is left alone for %.0f s: %s"
         _log.warning(message, where, self.registry, outage.seconds, failure.message)
+        tell(self._events, FallingBack("mirror", where, failure.message, outage.seconds))
 
     def worked(self, endpoint: Endpoint) -> None:
         """Remember that a mirror answered."""
