@@ -179,7 +179,7 @@ class Client:
 
         Args:
             refs: any iterable, also an asynchronous one; read as it is needed.
-            concurrency: how many pulls are under way at most, and how many outcomes wait to be taken.
+            concurrency: how many pulls ask their registry at once; twice as many are under way or wait to be taken.
             recursive: the agents that agents name as well, a whole level at a time, 10 levels at most.
             lock: pull what the lock file says, without asking what a tag stands for; what it doesn't cover is a
                 :class:`~lading.errors.LockMismatch`.
@@ -190,10 +190,10 @@ class Client:
         """
         from lading.pull.prefetch import Prefetch
 
-        pull = partial(
-            self.pull_agent, max_age=to_seconds("max_age", max_age), fallback=to_one_of("fallback", fallback, FALLBACKS)
-        )
-        return Prefetch(refs, pull, self._rooms.open().flights, concurrency, recursive, read_lock(lock))
+        rooms = self._rooms.open()
+        max_age, fallback = to_seconds("max_age", max_age), to_one_of("fallback", fallback, FALLBACKS)
+        pull = partial(rooms.agents.pull, max_age=max_age, fallback=fallback)
+        return Prefetch(refs, pull, rooms.flights, concurrency, recursive, read_lock(lock))
 
     async def lock(self, refs: References, keep: Lockfile | None = None) -> Lockfile:
         """Give the lock file of ``refs`` and all that their agents name; pulls them, strictly, into the store.
@@ -206,7 +206,8 @@ class Client:
         """
         from lading.pull.locking import lock
 
-        return await lock(refs, partial(self.pull_agent, fallback="never"), self._rooms.open().flights, keep)
+        rooms = self._rooms.open()
+        return await lock(refs, partial(rooms.agents.pull, fallback="never"), rooms.flights, keep)
 
     async def pull(
         self,

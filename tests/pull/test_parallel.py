@@ -512,7 +512,11 @@ async def test_only_the_gaps_are_fetched(
 
 
 @pytest.mark.parametrize("which", STRETCHES)
-@pytest.mark.parametrize("fault", [RangeIgnored(), ETagChanged(), RangeWrong(9), WrongBytes(), Unsatisfiable(), Reset(9)])
+@pytest.mark.parametrize(
+    "fault",
+    [RangeIgnored(), ETagChanged(), RangeWrong(9), WrongBytes(), Unsatisfiable(), Reset(9)],
+    ids=lambda fault: type(fault).__name__,
+)
 async def test_gaps_that_can_not_be_fetched_lose_nothing(
     registry: EmbeddedRegistry, repository: Repository, local: LocalStore, which: str, fault: Fault
 ) -> None:

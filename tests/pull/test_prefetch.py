@@ -267,15 +267,24 @@ async def test_strictness_is_handed_on(registry: EmbeddedRegistry, client: Clien
     assert [type(one.error) for one in outcomes] == [RegistryError] * 2
 
 
-async def test_a_source_that_fails(registry: EmbeddedRegistry, client: Client) -> None:
-    (first,) = agents(registry, 1)
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("concurrency", [1, 3, 32])
+async def test_a_source_that_fails(
+    registry: EmbeddedRegistry, client: Client, concurrency: int, is_async: bool
+) -> None:
+    """What came before is given all the same."""
+    given = agents(registry, 10)
 
     def source() -> Iterator[str]:
-        yield first
+        yield from given
         raise OSError("the file is gone")
 
-    async with client.prefetch(source(), concurrency=1) as outcomes:
-        assert (await anext(outcomes)).error is None
+    async def far_source() -> AsyncIterator[str]:
+        for one in source():
+            yield one
+
+    async with client.prefetch(far_source() if is_async else source(), concurrency=concurrency) as outcomes:
+        assert [(await anext(outcomes)).error for _ in given] == [None] * 10
         with pytest.raises(OSError, match="the file is gone"):
             await anext(outcomes)
         with pytest.raises(StopAsyncIteration):

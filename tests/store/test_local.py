@@ -9,10 +9,12 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
+from others import open_to_others
 from store.cargo import LAYER, NOON, agent, blob, described, shown, take
 from store.conftest import Mounts
 from store.process import run, start
@@ -243,6 +245,49 @@ async def test_concurrent_commits_share_transactions(open_store: Open) -> None:
             group.start_soon(store.commit, agent(number).changes())
     assert store.transactions <= 3
     assert all(agent(number).is_in(store) for number in range(50))
+
+
+async def commit_one_after_another(store: LocalStore, numbers: range, linger: float) -> None:
+    """Begin each commit when the one before it has begun, and is waiting."""
+    async with anyio.create_task_group() as group:
+        for number in numbers:
+            group.start_soon(store.commit, replace(agent(number).changes(), linger=linger))
+            await anyio.wait_all_tasks_blocked()
+
+
+async def test_commits_that_may_wait_share_a_transaction(open_store: Open) -> None:
+    store = open_store()
+    await commit_one_after_another(store, range(20), linger=1.0)
+    assert store.transactions == 1
+    assert all(agent(number).is_in(store) for number in range(20))
+
+
+async def test_commits_do_not_wait_for_more_than_are_worth_it(open_store: Open) -> None:
+    store = open_store()
+    with anyio.fail_after(60):
+        await commit_one_after_another(store, range(32), linger=3600.0)
+    assert store.transactions == 1
+
+
+async def test_a_commit_that_may_not_wait_takes_the_others_along(open_store: Open) -> None:
+    store = open_store()
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            for number in range(5):
+                group.start_soon(store.commit, replace(agent(number).changes(), linger=3600.0))
+            await anyio.wait_all_tasks_blocked()
+            await store.commit(agent(5).changes())
+    assert store.transactions == 1
+    assert all(agent(number).is_in(store) for number in range(6))
+
+
+async def test_a_commit_that_waits_can_be_cancelled(open_store: Open) -> None:
+    store = open_store()
+    with anyio.move_on_after(0.02):
+        await store.commit(replace(agent(0).changes(), linger=3600.0))
+    await store.commit(agent(1).changes())
+    assert not agent(0).is_in(store)
+    assert agent(1).is_in(store)
 
 
 async def test_one_bad_commit_does_not_spoil_the_others_of_its_group(open_store: Open) -> None:
@@ -630,8 +675,7 @@ def test_a_store_of_another_user(home: Path, tmp_path: Path) -> None:
     if os.geteuid() != 0 or not os.path.exists("/usr/bin/setpriv"):
         pytest.skip("it takes root and setpriv to be somebody else")
     asyncio.run(committed(home))
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        os.chmod(directory, 0o755)
+    open_to_others(tmp_path)
     script = """
         import asyncio, os, sys
         from store.cargo import agent

@@ -23,13 +23,14 @@ import anyio.to_thread
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from others import open_to_others
 from store.cargo import agent, blob, described, shown, take
 from store.conftest import Mounts, descriptors
 from store.process import run
 
 from lading.errors import DigestMismatch, OutOfSpace, SizeMismatch, StoreError, StoreReadOnly
-from lading.store import blobs, disk, partials
-from lading.store import ingest as ingests
+from lading.store import blobs, disk, partials, waiting
+from lading.store import ingest as ingest_module
 from lading.store.local import LocalStore
 from lading.store.partials import KEPT, leftovers
 from lading.store.spans import Spans
@@ -411,8 +412,8 @@ async def test_whoever_waits_goes_on_when_the_other_gives_up(local: LocalStore, 
 async def test_whoever_stands_still_is_overtaken(
     local: LocalStore, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: int
 ) -> None:
-    monkeypatch.setattr(ingests, "_PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(ingests, "_SAID_SECONDS", 0.01)
+    monkeypatch.setattr(waiting, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(waiting, "_SAID_SECONDS", 0.01)
     other = LocalStore(home)
     async with local.ingest(DESCRIPTOR) as stopped:
         await stopped.write(CONTENT[:size])
@@ -429,7 +430,7 @@ async def test_whoever_stands_still_is_overtaken(
 async def test_whoever_overtakes_leaves_a_partial_too(
     local: LocalStore, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingests, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(waiting, "_PATIENCE_SECONDS", 0.1)
     other = LocalStore(home)
     async with local.ingest(DESCRIPTOR):
         await leave(other)
@@ -440,17 +441,18 @@ async def test_whoever_overtakes_leaves_a_partial_too(
 
 async def test_whoever_is_slow_is_not_overtaken(local: LocalStore, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(ingests, "time", SimpleNamespace(monotonic=lambda: now))
+    for module in (ingest_module, waiting):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     async with local.ingest(DESCRIPTOR) as slow:
-        watch = ingests._Watch(DIGEST)
+        other = waiting.Waiting(DIGEST)
         for start in range(0, 1000, 100):
             await slow.write(CONTENT[start : start + 100])
             now += 29.0
-            assert not watch.is_in_vain(str(home / "ingest"))
+            assert not other.is_in_vain(str(home / "ingest"))
         now += 29.0
-        assert not watch.is_in_vain(str(home / "ingest"))
+        assert not other.is_in_vain(str(home / "ingest"))
         now += 29.0
-        assert watch.is_in_vain(str(home / "ingest"))
+        assert other.is_in_vain(str(home / "ingest"))
 
 
 async def test_whoever_waits_does_not_keep_others_waiting(local: LocalStore) -> None:
@@ -1151,8 +1153,7 @@ def test_killed_just_before_it_becomes_a_blob(home: Path) -> None:
     """
     assert script(text, home) == "[-9] True [0] True\n[]"
     if os.geteuid() == 0:
-        for directory in (home.parent, *home.parents[1:4]):
-            directory.chmod(0o755)
+        open_to_others(home.parent)
         home.parent.rename(home.parent.with_name("before"))
         assert script(text, home, "as nobody") == "[-9] True [0] True\n[]", "it is read-only for this user"
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import assert_never
+from typing import Literal, assert_never
 
 import anyio
 import anyio.to_thread
 
 from lading.agents.agent import Agent
-from lading.agents.artifact import accept, choose, unpack
+from lading.agents.artifact import accept, choose
 from lading.errors import (
     DigestMismatch,
     InvalidManifest,
@@ -30,19 +30,22 @@ from lading.errors import (
     StoreCorrupted,
     StoreError,
 )
-from lading.events import Listener, Pulled, PullFailed, Pulling, tell
+from lading.events import CacheChecked, Listener, Pulled, PullFailed, Pulling, tell
 from lading.flight import Flights
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.manifest import Index, Manifest, parse_manifest
 from lading.oci.reference import Reference
-from lading.pull.download import read_blob
 from lading.pull.kept import commit
-from lading.pull.lookup import SMALL, Cached, Large, Located, is_quickly_unpacked, load, locate, offline
+from lading.pull.layer import read_layer, unpacked
+from lading.pull.lookup import SMALL, Cached, Large, Located, load, locate, offline
 from lading.pull.policy import Fallback, Fetch, Revalidate, Serve, after, before, is_too_stale, may_fall_back, span
 from lading.pull.use import Uses
 from lading.registry.repository import Repository, RepositoryOf
-from lading.store.store import Absent, Changes, Corrupt, Record, Seen, Store
+from lading.store.store import Absent, Changes, Corrupt, Lease, Record, Seen, Store
+
+_LINGER_SECONDS = 0.01
+"""How long an agent of many may wait to be committed with others."""
 
 _log = logging.getLogger("lading.pull")
 
@@ -96,14 +99,19 @@ class AgentPuller:
         max_stale: float | None = None,
         fallback: Fallback = "any",
         revalidate: Revalidate = "now",
+        fetched: Callable[[], bool] | None = None,
     ) -> Agent:
-        """Give the agent that ``reference`` stands for; see :meth:`lading.Client.pull_agent`."""
+        """Give the agent that ``reference`` stands for; see :meth:`lading.Client.pull_agent`.
+
+        ``fetched`` is called when everything has come from the registry, and tells whether the commit may wait for
+        others.
+        """
         if self._events is None:
-            return await self._pull(reference, force, max_age, max_stale, fallback, revalidate)
+            return await self._pull(reference, force, max_age, max_stale, fallback, revalidate, fetched)
         name, started = str(reference), time.perf_counter()
         tell(self._events, Pulling(name))
         try:
-            agent = await self._pull(reference, force, max_age, max_stale, fallback, revalidate)
+            agent = await self._pull(reference, force, max_age, max_stale, fallback, revalidate, fetched)
         except BaseException as error:
             reason = error.message if isinstance(error, LadingError) else ""
             tell(self._events, PullFailed(name, type(error).__name__, reason, time.perf_counter() - started))
@@ -119,6 +127,7 @@ class AgentPuller:
         max_stale: float | None,
         fallback: Fallback,
         revalidate: Revalidate,
+        fetched: Callable[[], bool] | None,
     ) -> Agent:
         now = self._clock()
         entry = await self._look_up(reference)
@@ -134,13 +143,18 @@ class AgentPuller:
             max_stale=max_stale,
             revalidate="now" if self._offline else revalidate,
         )
+        if self._events is not None:
+            asks = not (isinstance(step, Serve) and isinstance(entry, Cached))
+            state: Literal["damaged", "absent"] = "damaged" if isinstance(entry, Corrupt) else "absent"
+            found = "intact" if isinstance(entry, Cached) else state
+            tell(self._events, CacheChecked(str(reference), found, asks))
         if isinstance(step, Serve) and isinstance(entry, Cached):
             return await self._serve(reference, entry, step, now)
         try:
             if self._offline:
                 raise offline(self._store, reference, entry)
             is_brief = isinstance(entry, Cached) and fallback != "never"
-            refresh = partial(self._refresh, reference, entry, force, is_brief)
+            refresh = partial(self._refresh, reference, entry, force, is_brief, fetched)
             agent = await self._flights.join(_key(reference, force), refresh)
             # Whoever came first may have written a tag beside the digest.
             return agent if agent.reference == reference else replace(agent, reference=reference)
@@ -226,7 +240,12 @@ class AgentPuller:
         return await anyio.to_thread.run_sync(load, self._store, reference, located)
 
     async def _refresh(
-        self, reference: Reference, entry: Cached | Absent | Corrupt, force: bool, is_brief: bool
+        self,
+        reference: Reference,
+        entry: Cached | Absent | Corrupt,
+        force: bool,
+        is_brief: bool,
+        fetched: Callable[[], bool] | None = None,
     ) -> Agent:
         """Ask the registry, and keep what it gives. Runs once for all who ask at the same time."""
         asked, moves = self._clock(), self._moves
@@ -238,7 +257,8 @@ class AgentPuller:
         if isinstance(step, Fetch):
             manifest = await self._manifest(repository, reference, step.digest)
             if cached is None or manifest[0] != cached.descriptor.digest:
-                return await self._take(repository, reference, asked, moves, *manifest)
+                with self._store.lease() as lease:
+                    return await self._take(repository, reference, asked, moves, fetched, lease, *manifest)
         assert cached is not None
         await self._confirm(reference, cached, asked)
         return cached.agent(reference, "revalidated", age=self._since(asked))
@@ -249,22 +269,26 @@ class AgentPuller:
         reference: Reference,
         asked: float,
         moves: int,
+        fetched: Callable[[], bool] | None,
+        lease: Lease,
         digest: Digest,
         document: Manifest | Index,
     ) -> Agent:
         """Fetch what the manifest names, store it, and see that the store gives it back; repair that once."""
-        taken = await self._fetch(repository, reference, asked, digest, document)
+        taken = await self._fetch(repository, reference, asked, lease, digest, document)
         for is_repair in (False, True):
             if is_repair:
                 _log.warning("%s: the store lost what it was given: pulling once more", reference)
                 asked, moves = self._clock(), self._moves
                 manifest = await self._manifest(repository, reference, None)
-                taken = await self._fetch(repository, reference, asked, *manifest)
+                taken = await self._fetch(repository, reference, asked, lease, *manifest)
+            linger = _LINGER_SECONDS if fetched is not None and fetched() else 0.0
             if self._moved.get(str(reference), 0) > moves:
                 return taken.agent(reference, self._since(asked))
             try:
                 digest = taken.descriptor.digest
-                is_kept = await commit(self._store, reference, digest, taken.changes, is_repair=is_repair)
+                changes = replace(taken.changes, linger=linger) if linger else taken.changes
+                is_kept = await commit(self._store, reference, digest, changes, is_repair=is_repair)
             except StoreError as error:
                 _log.warning("%s: not stored: %s", reference, error)
                 return taken.agent(reference, self._since(asked))
@@ -299,7 +323,13 @@ class AgentPuller:
             raise InvalidManifest(f"{reference}: {error.message}", hint=error.hint) from error
 
     async def _fetch(
-        self, repository: Repository, reference: Reference, asked: float, digest: Digest, document: Manifest | Index
+        self,
+        repository: Repository,
+        reference: Reference,
+        asked: float,
+        lease: Lease,
+        digest: Digest,
+        document: Manifest | Index,
     ) -> _Taken:
         """Get everything that an agent needs: accepted before any blob moves, verified, unpacked."""
         content = [(digest, document.raw)]
@@ -325,9 +355,9 @@ class AgentPuller:
         except DigestMismatch as error:
             raise DigestMismatch(f"{reference}: {error.message}", hint=error.hint) from error
         if packed is None:
-            packed = await self._blob(repository, layer)
-            content.append((layer.digest, packed))
             seen.append(Seen(reference.name, layer.digest, layer.media_type))
+            packed = await self._blob(repository, layer, seen[-1], lease, asked)
+            content.append((layer.digest, packed))
             links.append((parent, layer.digest))
         changes = Changes(
             asked,
@@ -337,11 +367,12 @@ class AgentPuller:
             links=tuple(links),
         )
         descriptor = Descriptor(document.media_type, digest, len(document.raw))
-        return _Taken(await _unpacked(reference, packed), descriptor, manifest.annotations, changes)
+        return _Taken(await unpacked(reference, packed), descriptor, manifest.annotations, changes)
 
-    async def _blob(self, repository: Repository, layer: Descriptor) -> bytes:
+    async def _blob(self, repository: Repository, layer: Descriptor, seen: Seen, lease: Lease, asked: float) -> bytes:
         key = ("blob", repository.name, str(layer.digest), layer.size)
-        return await self._flights.join(key, partial(read_blob, repository, layer, self._large))
+        read = partial(read_layer, repository, layer, seen, self._store, lease, self._large, asked)
+        return await self._flights.join(key, read)
 
     def _since(self, asked: float) -> float:
         return max(0.0, self._clock() - asked)
@@ -366,12 +397,3 @@ class AgentPuller:
 
 def _key(reference: Reference, force: bool) -> tuple[str, str, bool]:
     return "agent", str(reference), force
-
-
-async def _unpacked(reference: Reference, packed: bytes) -> bytes:
-    try:
-        if is_quickly_unpacked(packed):
-            return unpack(packed)
-        return await anyio.to_thread.run_sync(unpack, packed)
-    except NotAnAgent as error:
-        raise NotAnAgent(f"{reference}: {error.message}", hint=error.hint) from error

@@ -9,21 +9,19 @@ from lading.errors import LadingError
 from lading.flight import Flights
 from lading.oci.reference import Reference
 from lading.pull.lockfile import LockEntry, Lockfile
-from lading.pull.prefetch import Outcome, Prefetch, References
+from lading.pull.prefetch import Outcome, Prefetch, Pull, References
 
 
-async def lock(
-    refs: References, pull: Callable[[Reference], Awaitable[Agent]], flights: Flights, keep: Lockfile | None
-) -> Lockfile:
+async def lock(refs: References, pull: Pull, flights: Flights, keep: Lockfile | None) -> Lockfile:
     """Pull ``refs`` and all that their agents name, and lock them; what ``keep`` covers, to what it says.
 
     Raises:
         LadingError: one of them can't be had; the error's notes name the others that can't.
     """
 
-    async def pull_kept(reference: Reference) -> Agent:
+    def pull_kept(reference: Reference, /, *, fetched: Callable[[], bool]) -> Awaitable[Agent]:
         kept = None if keep is None else keep.find(reference)
-        return await pull(reference if kept is None else kept.pinned)
+        return pull(reference if kept is None else kept.pinned, fetched=fetched)
 
     async with Prefetch(refs, pull_kept, flights, recursive=True) as outcomes:
         return await _lock_outcomes(outcomes)

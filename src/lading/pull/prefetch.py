@@ -2,6 +2,8 @@
 
 The workers are a background task of the client (``flight``), not of who reads the outcomes: leaving the loop, a
 deadline around it or cancellation end them, and so does dropping the :class:`Prefetch`.
+
+While agents are committed, others are asked for; and a commit may wait a moment for others to share its transaction.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import anyio
 import anyio.lowlevel
@@ -30,6 +32,12 @@ from lading.pull.lockfile import Lockfile
 
 References = Iterable[str | Reference] | AsyncIterable[str | Reference]
 """What is to be pulled; read as it is needed, never far ahead."""
+
+
+class Pull(Protocol):
+    """Pulls one agent; calls ``fetched`` as soon as only the store is needed, which tells whether that may wait."""
+
+    def __call__(self, reference: Reference, /, *, fetched: Callable[[], bool]) -> Awaitable[Agent]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +64,14 @@ class Outcome:
 class Prefetch:
     """The outcomes of many pulls, in order of completion: an async iterator, and an async context manager.
 
-    It begins with the first outcome that is asked for, and works on while an outcome is looked at: up to
-    ``concurrency`` of them wait to be taken.
+    It begins with the first outcome that is asked for, and works on while an outcome is looked at. ``concurrency``
+    pulls ask their registry at once, and no more than twice as many references are under way, or wait to be taken.
     """
 
     def __init__(
         self,
         references: References,
-        pull: Callable[[Reference], Awaitable[Agent]],
+        pull: Pull,
         flights: Flights,
         concurrency: int = 32,
         recursive: bool = False,
@@ -123,7 +131,7 @@ class _Work:
     def __init__(
         self,
         references: References,
-        pull: Callable[[Reference], Awaitable[Agent]],
+        pull: Pull,
         concurrency: int,
         recursive: bool,
         lock: Lockfile | None,
@@ -136,6 +144,8 @@ class _Work:
         self._source = _Source(references)
         self._level: Iterator[Asked] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._asking = anyio.Semaphore(concurrency, fast_acquire=True)
+        self._busy = 0  # workers that have a reference
         self._taken = anyio.Event()
         self._arrived = anyio.Event()
         self.outcomes: deque[Outcome] = deque()
@@ -175,13 +185,14 @@ class _Work:
         try:
             while True:
                 async with anyio.create_task_group() as group:
-                    for _ in range(self._concurrency):
+                    for _ in range(2 * self._concurrency):
                         group.start_soon(self._pull_some)
                 if group.cancel_scope.cancel_called:
                     # A worker waited for something that was cancelled: the group ends as if all were done.
                     raise LadingError("the prefetch was cancelled from inside", hint="try again")
+                self.failure = self._source.failure
                 level = self._closure.next_level()
-                if not level:
+                if not level or self.failure is not None:
                     return
                 self._level = iter(level)
         except Exception as error:
@@ -195,15 +206,27 @@ class _Work:
             self._arrived.set()
 
     async def _pull_some(self) -> None:
-        while (asked := await self._next()) is not None:
-            if isinstance(asked, Outcome):
-                self._give(asked)
-            else:
-                await self._ask(asked)
-            while len(self.outcomes) >= self._concurrency:
-                if self._taken.is_set():
-                    self._taken = anyio.Event()
-                await self._taken.wait()
+        while True:
+            slot = _Slot(self._asking)
+            await slot.take()
+            try:
+                while self._busy + len(self.outcomes) >= 2 * self._concurrency:
+                    if self._taken.is_set():
+                        self._taken = anyio.Event()
+                    await self._taken.wait()
+                self._busy += 1
+                try:
+                    asked = await self._next()
+                    if asked is None:
+                        return
+                    if isinstance(asked, Outcome):
+                        self._give(asked)
+                    else:
+                        await self._ask(asked, slot)
+                finally:
+                    self._busy -= 1
+            finally:
+                slot.leave()
 
     async def _next(self) -> Asked | Outcome | None:
         """Give what is to be asked for next, or what became of something that can't be asked for."""
@@ -218,9 +241,14 @@ class _Work:
                 return Asked(reference)
         return None
 
-    async def _ask(self, asked: Asked) -> None:
+    async def _ask(self, asked: Asked, slot: _Slot) -> None:
+        def fetched() -> bool:
+            slot.leave()
+            return self._busy > 1
+
         try:
-            agent = await self._pull(asked.reference if self._lock is None else self._lock.pin(asked.reference))
+            reference = asked.reference if self._lock is None else self._lock.pin(asked.reference)
+            agent = await self._pull(reference, fetched=fetched)
         except LadingError as error:
             self._give(Outcome(asked.reference, None, error, asked.depth, asked.needed_by))
             return
@@ -244,10 +272,29 @@ class _Work:
         self._arrived.set()
 
 
+class _Slot:
+    """The right of a worker to ask registries."""
+
+    def __init__(self, slots: anyio.Semaphore) -> None:
+        self._slots = slots
+        self._is_taken = False
+
+    async def take(self) -> None:
+        await self._slots.acquire()
+        self._is_taken = True
+
+    def leave(self) -> None:
+        """Let another one ask. May be called again."""
+        if self._is_taken:
+            self._is_taken = False
+            self._slots.release()
+
+
 class _Source:
-    """The references, as many workers read them: one at a time."""
+    """The references, as many workers read them: one at a time. After a ``failure`` there are no more."""
 
     def __init__(self, references: References) -> None:
+        self.failure: Exception | None = None
         self._async: AsyncIterator[str | Reference] | None = None
         self._sync: Iterator[str | Reference] = iter(())
         if isinstance(references, AsyncIterable):
@@ -261,16 +308,20 @@ class _Source:
         return self
 
     async def __anext__(self) -> str | Reference:
-        if self._async is not None:
+        if self._async is None:
+            self._read += 1
+            if self._read % 8 == 0:
+                await anyio.lowlevel.checkpoint()  # many that were met before are no reason to hold up everything else
+        try:
+            if self._async is None:
+                return next(self._sync)
             async with self._turn:
                 return await anext(self._async)
-        self._read += 1
-        if self._read % 8 == 0:
-            await anyio.lowlevel.checkpoint()  # many that were met before are no reason to hold up everything else
-        try:
-            return next(self._sync)
-        except StopIteration:
-            raise StopAsyncIteration from None
+        except (StopIteration, StopAsyncIteration):
+            pass
+        except Exception as error:
+            self.failure = self.failure or error
+        raise StopAsyncIteration
 
 
 def _first(error: BaseException) -> BaseException:

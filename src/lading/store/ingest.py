@@ -10,7 +10,6 @@ writer that stands still, though its process lives on, isn't waited for longer t
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +19,14 @@ from typing import TYPE_CHECKING, Self
 
 from lading.errors import DigestMismatch, SizeMismatch, StoreError
 from lading.oci.descriptor import Descriptor
-from lading.oci.digest import Digest
 from lading.store.blobs import Blobs
 from lading.store.disk import translated
 from lading.store.generations import Identity, state
 from lading.store.leases import LocalLease
-from lading.store.partials import KEPT, Turn, growth, is_etag
+from lading.store.partials import KEPT, Turn, is_etag
 from lading.store.spans import Spans
 from lading.store.store import INLINE_LIMIT
+from lading.store.waiting import Waiting
 
 if TYPE_CHECKING:
     import anyio
@@ -44,14 +43,6 @@ _GATHER_SECONDS = 5.0
 _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.2
 """Seconds between two looks whether it is our turn."""
-
-_SAID_SECONDS = 2.0
-"""After so long a wait for somebody else, that is said."""
-
-_PATIENCE_SECONDS = 30.0
-"""Somebody else who takes nothing for so long isn't waited for: it may be stopped."""
-
-_log = logging.getLogger("lading.store")
 
 
 class LocalIngest:
@@ -167,9 +158,9 @@ class LocalIngest:
         import anyio
 
         pause = _FIRST_PAUSE
-        watch = _Watch(self._descriptor.digest)
+        waiting = Waiting(self._descriptor.digest)
         while True:
-            await self._hop(partial(self._look, watch))
+            await self._hop(partial(self._look, waiting))
             if self._is_complete or self._has_begun:
                 return
             await anyio.sleep(pause)
@@ -266,14 +257,14 @@ class LocalIngest:
         if self._over:
             raise _Over
 
-    def _look(self, watch: _Watch) -> None:
+    def _look(self, waiting: Waiting) -> None:
         """See whether the blob is there, or else whether it is our turn, or nobody else makes progress."""
         self._keep()
         if self._is_there():
             return
         with translated(self._turn.path, "lock"):
             self._blobs.prepare(self._descriptor.digest.algorithm)
-            if not self._turn.acquire() and not watch.is_in_vain(self._blobs.ingest):
+            if not self._turn.acquire() and not waiting.is_in_vain(self._blobs.ingest):
                 return
         if self._is_there():  # whoever had the lock has just finished
             self._turn.release()
@@ -351,31 +342,6 @@ class LocalIngest:
                 self._part.discard()
             self._turn.release()
             self._pieces.clear()
-
-
-class _Watch:
-    """Watches how somebody else takes a blob."""
-
-    def __init__(self, digest: Digest) -> None:
-        self._digest = digest
-        self._began = self._grew = self._looked = time.monotonic()
-        self._growth: object = None
-        self._is_said = False
-
-    def is_in_vain(self, directory: str) -> bool:
-        """Tell whether nothing came into the ``directory`` for long."""
-        now = time.monotonic()
-        if now - self._looked < min(1.0, _PATIENCE_SECONDS / 4):
-            return False
-        self._looked = now
-        if (found := growth(directory, self._digest)) != self._growth:
-            self._growth, self._grew = found, now
-        if is_in_vain := now - self._grew > _PATIENCE_SECONDS:
-            _log.warning("%s: another process takes it, but nothing came for %.0f s", self._digest, now - self._grew)
-        elif not self._is_said and now - self._began > _SAID_SECONDS:
-            self._is_said = True
-            _log.warning("%s: waiting for another process that takes it", self._digest)
-        return is_in_vain
 
 
 class _Over(Exception):

@@ -37,6 +37,9 @@ T = TypeVar("T")
 _ATTEMPTS = 5
 """How often an index that others replace is opened again."""
 
+_TOGETHER = 32
+"""Commits that wait for no more: a larger transaction costs hardly less for each."""
+
 _INHERITED: list[tuple[Reader | None, Current]] = []
 """What a forked child must not close."""
 
@@ -233,12 +236,16 @@ class LocalStore:
             self._pending.append(ticket)
         try:
             turn = self._turns.current()
+            if not self._can_wait():
+                turn.hurry()
             while not ticket.settled:
                 if turn.is_taken:
                     await turn.ended.wait()
                     continue
                 turn.take()
                 try:
+                    if self._can_wait():
+                        await turn.gather(changes.linger)
                     await anyio.to_thread.run_sync(self._commit_pending)
                 finally:
                     turn.end()
@@ -248,6 +255,11 @@ class LocalStore:
                     self._pending.remove(ticket)
         if ticket.error is not None:
             raise ticket.error
+
+    def _can_wait(self) -> bool:
+        """Tell whether all that is pending may wait for more."""
+        with self._queue:
+            return len(self._pending) < _TOGETHER and all(ticket.changes.linger for ticket in self._pending)
 
     def _commit_pending(self) -> None:
         """Commit what is pending, in a thread; when this returns every ticket that it took is settled."""

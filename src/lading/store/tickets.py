@@ -34,13 +34,28 @@ class Ticket:
 class Turn:
     """Who writes at the moment, of those that commit on one event loop."""
 
-    __slots__ = ("ended", "is_taken")
+    __slots__ = ("_enough", "ended", "is_taken")
 
     def __init__(self) -> None:
         import anyio
 
         self.is_taken = False
         self.ended = anyio.Event()
+        self._enough: anyio.Event | None = None
+
+    async def gather(self, seconds: float) -> None:
+        """Wait for others, before writing, until :meth:`hurry` is called."""
+        import anyio
+
+        self._enough = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await self._enough.wait()
+        self._enough = None
+
+    def hurry(self) -> None:
+        """Let whoever gathers write now."""
+        if self._enough is not None:
+            self._enough.set()
 
     def take(self) -> None:
         """Begin to write; the others wait for ``ended``."""

@@ -100,7 +100,7 @@ class Changes:
     of it in the meantime, nothing becomes true.
 
     ``validated`` stamps ``seen`` and ``references``, in seconds since the epoch. A commit that isn't ``durable`` may be
-    lost in a power cut, whole.
+    lost in a power cut, whole. One may wait up to ``linger`` seconds for others, to be written together with them.
     """
 
     validated: float
@@ -113,6 +113,7 @@ class Changes:
     notes: tuple[Note, ...] = field(default=(), repr=False)
     required: tuple[tuple[str, Digest], ...] = ()
     durable: bool = True
+    linger: float = 0.0
 
     @property
     def is_empty(self) -> bool:
