@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import settings
 from ordeal import Ordeal
 from planted import WatchedRun, Watcher
 
@@ -17,6 +21,9 @@ from lading.testing import EmbeddedRegistry
 
 ONCE = Retry(attempts=1, longest_pause=0.0)
 """Most tests want to see what one failure does, without any wait after it."""
+
+settings.register_profile("lading", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("lading")
 
 _MEASURED = pytest.StashKey[list[tuple[str, str]]]()
 _WATCHER = pytest.StashKey[Watcher]()
@@ -34,10 +41,31 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell starts what it runs in the background so, and the processes of the tests would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(config, "workerinput"):
+        os.environ.pop("PYTHONDEVMODE", None)  # what this process starts is as without pytest-xdist
+    elif sys.flags.dev_mode and getattr(config.option, "numprocesses", None):
+        os.environ["PYTHONDEVMODE"] = "1"  # pytest-xdist passes no ``-X dev`` on to its processes
     config.stash[_MEASURED] = []
     run = WatchedRun()
     config.stash[_WATCHER] = run.watcher
     config.pluginmanager.register(run, "planted")
+
+
+def pytest_collection_finish() -> None:
+    # What was collected stays to the end: looking for garbage among thousands of tests, again and again, finds none.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["measured"] = session.config.stash[_MEASURED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear from a process of pytest-xdist what it measured."""
+    node.config.stash[_MEASURED].extend(getattr(node, "workeroutput", {}).get("measured", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

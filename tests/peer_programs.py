@@ -8,7 +8,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from shell import run
 
 _REQUEST = re.compile(r'"(GET|HEAD|POST|PUT|PATCH|DELETE) (/v2/\S*) HTTP/1\.1" (\d+) ')
 
@@ -110,13 +110,16 @@ class Lading:
         self.directory = directory
 
     def __call__(self, *arguments: str, store: str = "store", stdin: bytes = b"") -> bytes:
-        env = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "LADING_HOME": str(self.directory / store)}
-        if "PYTHONPATH" in os.environ:
-            env["PYTHONPATH"] = os.environ["PYTHONPATH"]
-        command = [sys.executable, "-m", "lading", *arguments]
-        return subprocess.run(
-            command, check=True, input=stdin, stdout=subprocess.PIPE, cwd=self.directory, env=env
-        ).stdout
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.directory),
+            "LADING_HOME": str(self.directory / store),
+            "PYTHONWARNINGS": "error",
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        }
+        status, out, err = run(arguments, self.directory, env, stdin)
+        assert status == 0, err.decode()
+        return out
 
 
 def shared() -> Path:

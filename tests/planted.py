@@ -178,6 +178,20 @@ class Watcher:
 
         self._replace(event, "__init__", watched)
 
+    def report(self) -> dict[str, Any]:
+        """Give what was seen, in simple types, for the watcher of another process to `add`."""
+        leaks = [(leak.kind, leak.text, leak.test) for leak in self.leaks]
+        return {"counts": [self.lines, self.errors, self.told], "leaks": leaks, "played": sorted(self.played)}
+
+    def add(self, report: dict[str, Any]) -> None:
+        """Add what the watcher of another process has seen."""
+        lines, errors, told = report["counts"]
+        self.lines += lines
+        self.errors += errors
+        self.told += told
+        self.leaks += [Leak(*leak) for leak in report["leaks"]]
+        self.played.update(report["played"])
+
     def summary(self) -> str:
         """Say what was searched, and what was found."""
         found = f"{len(self.leaks)} found" if self.leaks else "none found"
@@ -198,8 +212,16 @@ class WatchedRun:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self.watcher.look_at_the_living()
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["watched"] = self.watcher.report()
         if self.watcher.leaks:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Hear from a process of pytest-xdist what was seen there."""
+        if watched := getattr(node, "workeroutput", {}).get("watched"):
+            self.watcher.add(watched)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.watcher.leaks:

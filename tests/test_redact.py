@@ -141,6 +141,6 @@ def test_a_planted_secret_is_never_shown(secret: str, url: str, before: str, aft
     ids=["proofs", "a proof", "web tokens", "letters", "colons", "marks", "schemes", "user information", "plus"],
 )
 def test_hostile_text_takes_no_time(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(redact(text)) < 20_000
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1

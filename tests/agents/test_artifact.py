@@ -196,10 +196,10 @@ class TestUnpack:
 
     @packers
     def test_a_million_empty_parts_are_refused_at_once(self, pack: Callable[[bytes], bytes]) -> None:
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(NotAnAgent, match="more than 100"):
             unpack(pack(b"") * 1_000_000)
-        assert time.perf_counter() - started < 1
+        assert time.process_time() - started < 1
 
     @packers
     def test_trailing_zeros_are_padding(self, pack: Callable[[bytes], bytes]) -> None:

@@ -427,10 +427,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 @each_parser
 @pytest.mark.parametrize(("content", "why"), REFUSED.values(), ids=REFUSED.keys())
 def test_anything_else_is_refused_at_once(content: bytes, why: str, parser: Parser) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InvalidDocument, match=f"^agent document: .*{why}") as caught:
         read_tree(content, parser)
-    assert time.perf_counter() - started < (10 if parser is yaml.SafeLoader else 1)
+    assert time.process_time() - started < (10 if parser is yaml.SafeLoader else 1)
     assert str(caught.value).isprintable()
 
 
@@ -562,9 +562,9 @@ def test_one_tag_needs_no_list() -> None:
 
 def test_as_many_names_as_the_limit_are_read_at_once() -> None:
     names = b"a:a/B," * definition.NAME_LIMIT
-    started = time.perf_counter()
+    started = time.process_time()
     assert parse_document(b"agents: {root: {sub_agents: [" + names + b"]}}").references == ()
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     with pytest.raises(InvalidDocument, match="more than 10000 other agents"):
         parse_document(b"agents: {root: {sub_agents: [" + names + b"], handoffs: [acme/a]}}")
 

@@ -89,7 +89,9 @@ def test_agents_come_from_nginx_and_are_read_back(measure: Measure) -> None:
     comparison = measure("agents@nginx", "lading", "bare")
     assert troubles(comparison) == ["", "", ""]
     assert all(entry.is_right for entry in comparison.entries)
-    assert counted(comparison) == {"lading": (6, 3), "bare": (6, 3)}
+    for requests, connections in counted(comparison).values():
+        assert requests == 6
+        assert connections in (1, 2, 3)  # one that is done before the next begins is used again
 
 
 def test_agents_come_from_docker_registry(measure: Measure) -> None:

@@ -18,6 +18,7 @@ import pytest
 from aiohttp import web
 from anyio.streams.text import TextReceiveStream
 from artifacts import publish
+from others import open_to_others
 from peer_programs import Skopeo
 from shell import Shell
 
@@ -247,8 +248,7 @@ async def test_full_disks_and_missing_permission_are_named(
         pytest.skip("no other user can run this interpreter")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o055)
+    open_to_others(tmp_path)
     lading.env["LADING_HOME"] = str(closed / "store")
     command = [*nobody, "-m", "lading", "cat", ref]
     denied = await anyio.run_process(command, check=False, env=lading.env)

@@ -8,6 +8,8 @@ and ends as the real one does.
 from __future__ import annotations
 
 import array
+import atexit
+import gc
 import json
 import os
 import runpy
@@ -16,6 +18,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import NoReturn
 
 PROGRAM = """\
 #!{python} -IS
@@ -33,6 +36,9 @@ with socket.socket(socket.AF_UNIX) as server:
 """
 
 READY = "ready"
+
+MODULE = "python -m lading"
+"""Asks for a process whose standard streams are the interpreter's own, as that command's are."""
 
 
 def serve(path: str) -> None:
@@ -69,6 +75,8 @@ def _run(connection: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
+    if name == MODULE:
+        _run_module(connection, arguments)
     # As at a terminal: each line when it is written.
     sys.stdin, sys.stdout, sys.stderr = (
         open(number, "w" if number else "r", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
@@ -80,6 +88,20 @@ def _run(connection: socket.socket) -> None:
             stream.flush()
         except OSError:
             status = status or 1
+    connection.sendall(f"{status:16}".encode())
+    os._exit(status)
+
+
+def _run_module(connection: socket.socket, arguments: Sequence[str]) -> NoReturn:
+    import lading
+    from lading.cli import main
+
+    sys.argv = [os.path.join(os.path.dirname(lading.__file__), "__main__.py"), *arguments]
+    status = _status(main)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    gc.collect()  # tells of what was left open, as the interpreter's end does; that takes long with so much imported
+    atexit._run_exitfuncs()
     connection.sendall(f"{status:16}".encode())
     os._exit(status)
 
@@ -172,6 +194,8 @@ def _import_all() -> None:
         lading.get_command(None, name)  # type: ignore[arg-type]
     for module in ("lading.network", "lading.testing.registry", "lading.testing.threaded", "pytest", "rich.progress"):
         import_module(module)
+    gc.collect()
+    gc.freeze()
 
 
 if __name__ == "__main__":

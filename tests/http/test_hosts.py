@@ -14,6 +14,7 @@ import platformdirs
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from others import open_to_others
 
 from lading.errors import InvalidHosts, LadingError
 from lading.http.hosts import Capability, Host, HostsConfig, RegistryHosts
@@ -69,8 +70,7 @@ def without_privileges() -> Iterator[None]:
 @pytest.fixture
 def reachable(tmp_path: Path) -> Path:
     """Give a directory that also nobody gets to."""
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    open_to_others(tmp_path)
     return tmp_path
 
 

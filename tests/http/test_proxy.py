@@ -523,9 +523,9 @@ def test_an_address_matches_itself(address: object, port: int) -> None:
     "text", ["*." * 60_000, "[" * 120_000, "a:" * 60_000, "1" * 120_000, "a," * 60_000, "." * 120_000]
 )
 def test_a_long_no_proxy_takes_no_time(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     NoProxy.parse(text).match("a" * 120_000, 443)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 # Docker Desktop's socket.
@@ -889,9 +889,9 @@ def test_a_chain_of_any_depth(link: Any, cause: type[Exception], is_failure: boo
     chain: BaseException = dial(cause())
     for _ in range(100_000):
         chain = link(ValueError(), chain)
-    started = time.perf_counter()
+    started = time.process_time()
     assert is_proxy_socket_error(chain) is is_failure
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     dismantle(chain)
 
 
@@ -899,9 +899,9 @@ def test_a_chain_of_dials_that_are_all_excused_takes_a_walk_and_not_its_square()
     chain = dial(MemoryError())
     for _ in range(100_000):
         chain = dial(chain)
-    started = time.perf_counter()
+    started = time.process_time()
     assert not is_proxy_socket_error(chain)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     dismantle(chain)
 
 

@@ -58,10 +58,10 @@ def test_a_digest_is_its_algorithm_and_its_hash(text: str) -> None:
 
 @pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED.keys())
 def test_anything_else_is_refused_at_once(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InvalidDigest):
         Digest.parse(text)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("value", [None, 5, SHA256.encode()], ids=["None", "number", "bytes"])

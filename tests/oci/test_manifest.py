@@ -151,10 +151,10 @@ REFUSED: dict[str, bytes] = {
 
 @pytest.mark.parametrize("content", REFUSED.values(), ids=REFUSED.keys())
 def test_anything_else_is_refused_at_once(content: bytes) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InvalidManifest) as caught:
         parse_manifest(content, None)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert str(caught.value).isprintable()
 
 

@@ -136,10 +136,10 @@ REFUSED = [
 
 @pytest.mark.parametrize("text", REFUSED, ids=lambda text: repr(text[:30]))
 def test_anything_else_is_refused_at_once(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InvalidPlatform) as caught:
         Platform.parse(text)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
 
@@ -445,12 +445,12 @@ def test_a_platform_is_the_one_of_descriptors() -> None:
 
 def test_a_large_index_and_a_strange_machine_take_no_time() -> None:
     children = [child(Platform("linux", "arm64", f"v{number}")) for number in range(5_000)]
-    started = time.perf_counter()
+    started = time.process_time()
     for variant in ("v999999999", "v99", "9" * 100_000, "v8." + "9" * 5000, "v٨"):
         for architecture in ("amd64", "arm", "arm64"):
             select(index(*children), Platform("linux", architecture, variant, "1." * 50_000))
             select(index(*children[:9]), Platform("windows", architecture, variant, "9." * 50_000))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 @given(st.text() | st.text(alphabet="linux/armdv8(+%2F).\n", max_size=30) | st.from_regex(r"[a-z]+/[a-z0-9/]+\Z"))

@@ -74,10 +74,10 @@ def test_a_document_is_read(raw: bytes | str, expected: object) -> None:
 
 @pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED.keys())
 def test_anything_else_is_refused_at_once(raw: bytes | str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError) as caught:
         parse_json(raw)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert type(caught.value) is ValueError
 
 

@@ -114,9 +114,9 @@ def test_the_same_origin_may_be_written_otherwise(target: str) -> None:
     ],
 )
 def test_hostile_headers_take_no_time(header: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert next_page([header], URL) is None
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 @given(st.lists(st.text() | st.text(alphabet='<>;,="\\ relnxt/?a:@[]'), max_size=3))
@@ -130,7 +130,7 @@ def test_arbitrary_headers_give_a_page_of_the_same_origin_or_the_typed_error(hea
 
 @pytest.mark.parametrize("case", vectors("link_headers.json", "cases"))
 def test_vectors(case: dict[str, Any]) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         found = next_page(case["headers"], case["request_url"])
     except ProtocolError:
@@ -143,4 +143,4 @@ def test_vectors(case: dict[str, Any]) -> None:
             assert found.replace(":443/", "/") == case["expect_next_url"]
         else:
             assert case["expect"] == "refuse_or_follow_without_wider_scope"
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1

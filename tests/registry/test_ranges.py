@@ -107,10 +107,10 @@ def test_anything_else_is_refused(value: str) -> None:
     ids=["first", "last", "complete", "units", "spaces", "dashes"],
 )
 def test_hostile_values_take_no_time_and_little_room(value: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ProtocolError) as caught:
         parse_content_range(value)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert len(str(caught.value)) < 200
 
 
@@ -219,7 +219,7 @@ def test_an_arbitrary_answer_begins_where_it_was_asked_to_or_at_the_start(
 @pytest.mark.parametrize("case", vectors("ranges.json", "content_range_headers"))
 def test_vectors(case: dict[str, Any]) -> None:
     values, valid = case["values"], case["valid"]
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         # How many lines there may be is known where the whole answer is.
         content = parse_content_range(values[0]) if len(values) == 1 else None
@@ -234,4 +234,4 @@ def test_vectors(case: dict[str, Any]) -> None:
             assert (content.first, content.last) == (case["first"], case["last"])
             # Some write -1 for a size that isn't known.
             assert (content.complete or -1) == (case["complete"] or -1)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1

@@ -603,7 +603,7 @@ class TestGoingOn:
             Answer(202, {"Range": "0-99999"}),
             Answer(204),
         ],
-        ids=str,
+        ids=lambda answer: f"{answer.status} {answer.headers.get('Range')}",
     )
     async def test_where_it_doesnt_say_another_upload_is_begun(self, answer: Answer) -> None:
         transport, upload = taking(
