@@ -165,7 +165,8 @@ async def test_a_damaged_directory_is_cold_and_heals(
     async with Client(tmp_path) as client:
         assert client.cached(ref, max_age=3600) is None
         assert (await client.pull_agent(ref)).content == content
-        assert registry.summary() == PULL
+        # What is large is a file of its own: it is still there, and the registry is asked whether it has it.
+        assert registry.summary() == (PULL if size == 20 else ["GET manifest", "HEAD blob"])
     async with Client(tmp_path) as client:
         assert (await client.pull_agent(ref)).origin == "revalidated"
 
