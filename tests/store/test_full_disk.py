@@ -243,3 +243,29 @@ async def test_a_store_of_an_older_format_is_read_where_nothing_fits(small: Loca
     assert store.recall("kind", "key") == "value"
     assert one.is_in(store)
     await store.aclose()
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("left", [65_536, *range(299_008, 385_024, 12_288)])
+async def test_a_damaged_index_is_repaired_whole_or_not_at_all(small: LocalStore, left: int) -> None:
+    """A disk that refuses while rows are salvaged costs none of them: they are there when there is space."""
+    agents = [agent(number, size=5_000) for number in range(10)]
+    for one in agents:
+        await small.commit(one.changes())
+    await small.aclose()
+    with closing(index.connect(os.path.join(small.path, "index-1.db"), "mode=rw")) as connection:
+        connection.execute("UPDATE reference SET digest = '' WHERE name = ?", (str(agents[0].reference),))
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    filler = fill(small, left)
+    store = LocalStore(small.path)
+    for one in agents:
+        store.resolve(one.reference)
+    with suppress(OutOfSpace):
+        await store.commit(agent(50).changes())
+    filler.unlink()
+    await store.commit(agent(51).changes())
+    await store.aclose()
+    opened = LocalStore(small.path)
+    assert all(one.is_in(opened) for one in [*agents[1:], agent(51)])
+    assert os.listdir(os.path.join(small.path, "ingest")) == []
+    await opened.aclose()

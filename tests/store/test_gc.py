@@ -1113,6 +1113,7 @@ KILLED = """
 """
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("kind", ["calls", "moments"])
 def test_a_collection_that_is_killed_breaks_nothing_and_the_next_one_ends_it(
     home: Path, kind: str, ordeal: Ordeal, measured: Callable[[str, str], None]

@@ -201,6 +201,7 @@ CHECK = """
 """
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("way", ["default", "limits"])
 async def test_collections_beside_pulls(
     home: Path, moving: ThreadedRegistry, way: str, ordeal: Ordeal, measured: Callable[[str, str], None]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from ordeal import Ordeal
 from store.process import run
 
 # Forked from one parent that has imported everything and opened nothing: imports take longer than what is tested.
@@ -71,6 +74,13 @@ SCRIPT = """
 """
 
 
-def test_a_process_that_is_killed_loses_nothing_that_it_committed(home: Path) -> None:
+@pytest.mark.torture
+def test_a_process_that_is_killed_loses_nothing_that_it_committed(
+    home: Path, ordeal: Ordeal, measured: Callable[[str, str], None]
+) -> None:
     home.parent.mkdir()
-    assert int(run(SCRIPT, home, "30", "1")) > 50
+    rounds = ordeal.rounds(short=15, long=2_000)
+    commits = int(run(SCRIPT, home, str(rounds), str(ordeal.seed)))
+    assert commits > rounds
+    if ordeal.is_long:
+        measured(f"{rounds} writers killed", f"{commits} commits reported before, none lost")

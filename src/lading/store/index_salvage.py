@@ -13,12 +13,12 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lading.errors import InvalidDigest
+from lading.errors import InvalidDigest, StoreError
 from lading.oci.digest import Digest
 from lading.store.blobs import Blobs
-from lading.store.disk import copy_file, translated, unique
+from lading.store.disk import COPY_SIZE, create_file, open_regular, read_at, translated, unique, write_at
 from lading.store.index import build, connect
-from lading.store.index_errors import ERRORS, reported
+from lading.store.index_errors import ERRORS, failure, reported
 from lading.store.index_schema import INSERTS
 from lading.store.rows import REFERENCE, SEEN, noted, record
 
@@ -41,7 +41,21 @@ _COLUMNS = {
 }
 """The tables, in the order of INSERTS."""
 
-_UNREADABLE = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EIO})
+_UNREADABLE = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO})
+"""What says that there is no file of ours; a disk that can't tell is an error, and the next commit asks it again."""
+
+_REFUSED = frozenset(
+    {
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+    }
+)
+"""What says something about the disk, or this process, and nothing about the copy of an index."""
 
 
 def salvage(damaged: str, blobs: Blobs, target: str) -> None:
@@ -71,11 +85,35 @@ def salvage(damaged: str, blobs: Blobs, target: str) -> None:
 def _copy(damaged: str, copy: str) -> str:
     for suffix in ("", "-wal"):
         try:
-            copy_file(damaged + suffix, copy + suffix)
+            reading, size = open_regular(damaged + suffix)
         except OSError as error:
             if error.errno not in _UNREADABLE:
                 raise
+            continue
+        try:
+            writing = create_file(copy + suffix)
+            try:
+                for offset in range(0, size, COPY_SIZE):
+                    write_at(writing, offset, _readable(reading, offset, min(COPY_SIZE, size - offset)))
+            finally:
+                os.close(writing)
+        finally:
+            os.close(reading)
     return copy
+
+
+def _readable(descriptor: int, offset: int, size: int) -> bytes:
+    """Read ``size`` bytes; a page that the disk doesn't give is zeros, what comes after it is there. Raises OSError."""
+    try:
+        return read_at(descriptor, offset, size)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        if size <= _PAGE:
+            return bytes(size)
+    return b"".join(
+        _readable(descriptor, place, min(_PAGE, offset + size - place)) for place in range(offset, offset + size, _PAGE)
+    )
 
 
 def _fill(target: str, copy: str, blobs: Blobs) -> int:
@@ -104,6 +142,9 @@ def _fill(target: str, copy: str, blobs: Blobs) -> int:
             newest = " WHERE excluded.validated > validated" if "validated" in columns else ""
             connection.executemany(insert + newest, good(table, check))
         connection.execute("COMMIT")
+        # Closing would do it too, but say nothing of a disk that refuses; the WAL isn't kept.
+        if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            raise StoreError(f"the index {target} can't be written")
     return kept
 
 
@@ -124,31 +165,50 @@ def _make_readable(copy: str, fresh: str) -> None:
 
 def _tables(path: str) -> list[Row] | None:
     """Give how the tables of an index are defined, ``None`` if that can't be read."""
-    with contextlib.suppress(*ERRORS), contextlib.closing(connect(path, "mode=ro")) as connection:
-        return connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY rowid").fetchall()
-    return None
+    try:
+        with contextlib.closing(connect(path, "mode=ro")) as connection:
+            return connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY rowid").fetchall()
+    except ERRORS as error:
+        _refuse_unless_damage(error, path)
+        return None
+
+
+def _refuse_unless_damage(error: Exception, path: str) -> None:
+    """Raise StoreError unless an ``error`` in reading a copy means that what was copied is damaged.
+
+    A disk that refuses for a moment must not cost rows: the next commit tries again.
+    """
+    code = getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_CORRUPT
+    if code & 0xFF in _REFUSED and code != sqlite3.SQLITE_IOERR_SHORT_READ:
+        refusal = failure(error, path)
+        raise (
+            refusal if isinstance(refusal, StoreError) else StoreError(f"the store can't read {path}: {error}")
+        ) from error
 
 
 def _rows(path: str, table: str) -> Iterator[Row]:
     """Give the rows of a damaged table: forwards, then backwards until they meet, then what lies between one by one."""
     select = f"SELECT rowid, {', '.join(_COLUMNS[table])} FROM {table} NOT INDEXED"
+    if not os.path.lexists(path):
+        return
     try:
         connection = connect(path, "mode=rw")
-    except ERRORS:
+    except ERRORS as error:
+        _refuse_unless_damage(error, path)
         return
     with contextlib.closing(connection):
         connection.text_factory = bytes  # one row that isn't UTF-8 must not end the scan
         limit = os.path.getsize(path) // _SMALLEST_ROW
         first = 0
         last: int | None = None
-        for row in _until_damage(connection, f"{select} ORDER BY rowid LIMIT {limit}"):
+        for row in _until_damage(path, connection, f"{select} ORDER BY rowid LIMIT {limit}"):
             if row is None:
                 break
             first = row[0]
             yield row[1:]
         else:
             return
-        for row in _until_damage(connection, f"{select} ORDER BY rowid DESC LIMIT {limit}"):
+        for row in _until_damage(path, connection, f"{select} ORDER BY rowid DESC LIMIT {limit}"):
             if row is None:
                 break
             if row[0] <= first:
@@ -159,16 +219,17 @@ def _rows(path: str, table: str) -> Iterator[Row]:
             return  # nobody misses them much, and in an index of an older format there are none
         end = first + 1 + min(limit, _SINGLE_ROWS)
         for rowid in range(first + 1, end if last is None else min(last, end)):
-            for row in _until_damage(connection, f"{select} WHERE rowid = ?", rowid):
+            for row in _until_damage(path, connection, f"{select} WHERE rowid = ?", rowid):
                 if row is not None:
                     yield row[1:]
 
 
-def _until_damage(connection: sqlite3.Connection, sql: str, *parameters: int) -> Iterator[Row | None]:
-    """Give the rows that ``sql`` finds, and ``None`` where it meets damage."""
+def _until_damage(path: str, connection: sqlite3.Connection, sql: str, *parameters: int) -> Iterator[Row | None]:
+    """Give the rows that ``sql`` finds, and ``None`` where it meets damage. Raises StoreError."""
     try:
         yield from connection.execute(sql, parameters)
-    except ERRORS:
+    except ERRORS as error:
+        _refuse_unless_damage(error, path)
         yield None
 
 
