@@ -36,16 +36,13 @@ from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.manifest import Index, Manifest, parse_manifest
 from lading.oci.reference import Reference
-from lading.pull.kept import commit
+from lading.pull.kept import Fetched, at_once, commit
 from lading.pull.layer import read_layer, unpacked
 from lading.pull.lookup import SMALL, Cached, Large, Located, load, locate, offline
 from lading.pull.policy import Fallback, Fetch, Revalidate, Serve, after, before, is_too_stale, may_fall_back, span
 from lading.pull.use import Uses
 from lading.registry.repository import Repository, RepositoryOf
 from lading.store.store import Absent, Changes, Corrupt, Lease, Record, Seen, Store
-
-_LINGER_SECONDS = 0.01
-"""How long an agent of many may wait to be committed with others."""
 
 _log = logging.getLogger("lading.pull")
 
@@ -99,12 +96,11 @@ class AgentPuller:
         max_stale: float | None = None,
         fallback: Fallback = "any",
         revalidate: Revalidate = "now",
-        fetched: Callable[[], bool] | None = None,
+        fetched: Fetched = at_once,
     ) -> Agent:
         """Give the agent that ``reference`` stands for; see :meth:`lading.Client.pull_agent`.
 
-        ``fetched`` is called when everything has come from the registry, and tells whether the commit may wait for
-        others.
+        ``fetched`` is called when everything has come from the registry.
         """
         if self._events is None:
             return await self._pull(reference, force, max_age, max_stale, fallback, revalidate, fetched)
@@ -127,7 +123,7 @@ class AgentPuller:
         max_stale: float | None,
         fallback: Fallback,
         revalidate: Revalidate,
-        fetched: Callable[[], bool] | None,
+        fetched: Fetched,
     ) -> Agent:
         now = self._clock()
         entry = await self._look_up(reference)
@@ -245,7 +241,7 @@ class AgentPuller:
         entry: Cached | Absent | Corrupt,
         force: bool,
         is_brief: bool,
-        fetched: Callable[[], bool] | None = None,
+        fetched: Fetched = at_once,
     ) -> Agent:
         """Ask the registry, and keep what it gives. Runs once for all who ask at the same time."""
         asked, moves = self._clock(), self._moves
@@ -260,7 +256,7 @@ class AgentPuller:
                 with self._store.lease() as lease:
                     return await self._take(repository, reference, asked, moves, fetched, lease, *manifest)
         assert cached is not None
-        await self._confirm(reference, cached, asked)
+        await self._confirm(reference, cached, asked, fetched())
         return cached.agent(reference, "revalidated", age=self._since(asked))
 
     async def _take(
@@ -269,7 +265,7 @@ class AgentPuller:
         reference: Reference,
         asked: float,
         moves: int,
-        fetched: Callable[[], bool] | None,
+        fetched: Fetched,
         lease: Lease,
         digest: Digest,
         document: Manifest | Index,
@@ -282,7 +278,7 @@ class AgentPuller:
                 asked, moves = self._clock(), self._moves
                 manifest = await self._manifest(repository, reference, None)
                 taken = await self._fetch(repository, reference, asked, lease, *manifest)
-            linger = _LINGER_SECONDS if fetched is not None and fetched() else 0.0
+            linger = fetched()
             if self._moved.get(str(reference), 0) > moves:
                 return taken.agent(reference, self._since(asked))
             try:
@@ -377,7 +373,7 @@ class AgentPuller:
     def _since(self, asked: float) -> float:
         return max(0.0, self._clock() - asked)
 
-    async def _confirm(self, reference: Reference, cached: Cached, asked: float) -> None:
+    async def _confirm(self, reference: Reference, cached: Cached, asked: float, linger: float) -> None:
         """Remember that the registry confirmed a cached entry; not worth waiting for the disk, or failing for it."""
         changes = Changes(
             asked,
@@ -385,6 +381,7 @@ class AgentPuller:
             references=((reference, cached.descriptor.digest, cached.descriptor.media_type),),
             required=((reference.name, cached.descriptor.digest),),
             durable=False,
+            linger=linger,
         )
         try:
             known = self._store.resolve(reference)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import anyio.to_thread
 
@@ -12,7 +13,15 @@ from lading.oci.reference import Reference
 from lading.pull.lookup import SMALL
 from lading.store.store import Changes, Intact, Record, Store
 
+Fetched = Callable[[], float]
+"""Is told that only the store is needed now, and gives how many seconds a commit may wait for others."""
+
 _log = logging.getLogger("lading.pull")
+
+
+def at_once() -> float:
+    """Let no commit wait."""
+    return 0.0
 
 
 async def commit(store: Store, reference: Reference, digest: Digest, changes: Changes, *, is_repair: bool) -> bool:

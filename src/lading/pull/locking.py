@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable
 
 from lading.agents.agent import Agent
 from lading.errors import LadingError
 from lading.flight import Flights
 from lading.oci.reference import Reference
+from lading.pull.kept import Fetched
 from lading.pull.lockfile import LockEntry, Lockfile
 from lading.pull.prefetch import Outcome, Prefetch, Pull, References
 
@@ -19,7 +20,7 @@ async def lock(refs: References, pull: Pull, flights: Flights, keep: Lockfile | 
         LadingError: one of them can't be had; the error's notes name the others that can't.
     """
 
-    def pull_kept(reference: Reference, /, *, fetched: Callable[[], bool]) -> Awaitable[Agent]:
+    def pull_kept(reference: Reference, /, *, fetched: Fetched) -> Awaitable[Agent]:
         kept = None if keep is None else keep.find(reference)
         return pull(reference if kept is None else kept.pinned, fetched=fetched)
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import weakref
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -28,16 +28,20 @@ from lading.errors import InvalidDocument, InvalidReference, LadingError
 from lading.flight import Flights
 from lading.oci.reference import Reference
 from lading.pull.closure import Asked, Closure
+from lading.pull.kept import Fetched
 from lading.pull.lockfile import Lockfile
+
+_LINGER_SECONDS = 0.01
+"""How long an agent may wait to be committed with others."""
 
 References = Iterable[str | Reference] | AsyncIterable[str | Reference]
 """What is to be pulled; read as it is needed, never far ahead."""
 
 
 class Pull(Protocol):
-    """Pulls one agent; calls ``fetched`` as soon as only the store is needed, which tells whether that may wait."""
+    """Pulls one agent; calls ``fetched`` as soon as only the store is needed."""
 
-    def __call__(self, reference: Reference, /, *, fetched: Callable[[], bool]) -> Awaitable[Agent]: ...
+    def __call__(self, reference: Reference, /, *, fetched: Fetched) -> Awaitable[Agent]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +148,9 @@ class _Work:
         self._source = _Source(references)
         self._level: Iterator[Asked] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._asking = anyio.Semaphore(concurrency, fast_acquire=True)
+        self._slots = anyio.Semaphore(concurrency, fast_acquire=True)
         self._busy = 0  # workers that have a reference
+        self._asking = 0  # those of them that need a registry
         self._taken = anyio.Event()
         self._arrived = anyio.Event()
         self.outcomes: deque[Outcome] = deque()
@@ -207,7 +212,7 @@ class _Work:
 
     async def _pull_some(self) -> None:
         while True:
-            slot = _Slot(self._asking)
+            slot = _Slot(self._slots)
             await slot.take()
             try:
                 while self._busy + len(self.outcomes) >= 2 * self._concurrency:
@@ -242,16 +247,24 @@ class _Work:
         return None
 
     async def _ask(self, asked: Asked, slot: _Slot) -> None:
-        def fetched() -> bool:
-            slot.leave()
-            return self._busy > 1
+        is_fetched = False
 
+        def fetched() -> float:
+            nonlocal is_fetched
+            self._asking -= not is_fetched
+            is_fetched = True
+            slot.leave()
+            return _LINGER_SECONDS if self._asking else 0.0
+
+        self._asking += 1
         try:
             reference = asked.reference if self._lock is None else self._lock.pin(asked.reference)
             agent = await self._pull(reference, fetched=fetched)
         except LadingError as error:
             self._give(Outcome(asked.reference, None, error, asked.depth, asked.needed_by))
             return
+        finally:
+            fetched()
         if not self._recursive:
             self._give(Outcome(asked.reference, agent))
             return
