@@ -62,6 +62,14 @@ def _many(workshop: Workshop, name: str, serve: Serve, inline: bool) -> Iterator
         spec = spec_for(server.host, agents, inline=inline, concurrency=CONCURRENCY)
         who = (
             Contender("lading", "lading prefetch", "lading", "agents.prefetch", spec),
+            Contender(
+                "uvloop",
+                "lading prefetch, on uvloop",
+                "lading",
+                "agents.prefetch_on_uvloop",
+                spec,
+                needs="python:uvloop",
+            ),
             Contender("bare", "bare aiohttp loop: hash", "limit", "bare_agents.fetch", spec),
             *peers(spec, "agents"),
             Contender("sqlite", "bare aiohttp loop: hash, SQLite", "limit", "bare_agents.keep_in_sqlite", spec),

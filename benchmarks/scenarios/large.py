@@ -32,6 +32,7 @@ def contenders(spec: dict[str, Any]) -> tuple[Contender, ...]:
     """Give everybody who pulls an image, and the limits."""
     return (
         Contender("lading", "lading", "lading", "large.pull", spec),
+        Contender("uvloop", "lading, on uvloop", "lading", "large.pull_on_uvloop", spec, needs="python:uvloop"),
         Contender("bare", "bare aiohttp loop: write, hash, fsync", "limit", "bare.written", spec),
         Contender("skopeo", "skopeo copy", "peer", "programs.skopeo", spec, needs="skopeo"),
         Contender("crane", "crane pull", "peer", "programs.crane", spec, needs="crane"),
