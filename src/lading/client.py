@@ -24,7 +24,6 @@ from lading.arguments import (
     to_reference,
     to_seconds,
 )
-from lading.events import Listener
 from lading.home import open_store
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
@@ -36,6 +35,7 @@ from lading.store.store import Store
 if TYPE_CHECKING:
     from lading.agents.agent import Agent
     from lading.auth.credentials import Credential, Credentials
+    from lading.events import Listener
     from lading.http.hosts import HostsConfig
     from lading.http.retry import Retry
     from lading.http.timeouts import Timeouts

@@ -17,6 +17,7 @@ from lading.errors import DigestMismatch, SizeMismatch, StoreError
 from lading.oci.digest import Digest
 from lading.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from lading.oci.reference import Reference
+from lading.store.gc import Collected
 from lading.store.store import (
     ABSENT,
     INLINE_LIMIT,
@@ -25,7 +26,6 @@ from lading.store.store import (
     NOTES_LIMIT,
     Absent,
     Changes,
-    Collected,
     Intact,
     Inventory,
     Lost,

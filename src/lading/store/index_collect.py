@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from lading.errors import InvalidDigest, InvalidReference
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
-from lading.store.gc import Holdings, Known, Plan, Read
 from lading.store.index_errors import Damaged
 from lading.store.index_inventory import Query
 from lading.store.index_schema import (
@@ -34,6 +34,9 @@ from lading.store.index_schema import (
 from lading.store.rows import REFERENCE, noted, record
 from lading.store.values import NEVER, USED, used_at
 
+if TYPE_CHECKING:
+    from lading.store.gc import Holdings, Known, Plan, Read
+
 _WORTH = 1024 * 1024
 """Bytes that have to be free for the index to be written anew: less is used again soon."""
 
@@ -49,6 +52,8 @@ _PATIENCE = 1000
 
 def holdings(query: Query, leased: Iterable[str]) -> Holdings:
     """Give all that the index holds. Raises Damaged."""
+    from lading.store.gc import Holdings  # which no reader needs
+
     sizes: dict[str, int] = {}
     for digest, size, _ in query(EVERY_SIZE):
         if type(size) is not int or size < 0:
@@ -132,6 +137,8 @@ def compact(connection: sqlite3.Connection) -> int:
 
 
 def _known(name: str, row: tuple[object, ...], uses: Mapping[str, float]) -> Known:
+    from lading.store.gc import Known
+
     found = record(REFERENCE, name, row)
     try:
         Reference.parse(name)

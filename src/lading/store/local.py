@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lading.errors import LadingError, OutOfSpace, StoreCorrupted, StoreError, StoreReadOnly
 from lading.oci.descriptor import Descriptor
@@ -20,7 +20,6 @@ from lading.oci.digest import Digest
 from lading.oci.reference import Reference
 from lading.store.blobs import Blobs
 from lading.store.current import Current
-from lading.store.gc import Collected, Limits
 from lading.store.generations import Generations, Watch
 from lading.store.index import open_reader, open_untouched
 from lading.store.index_errors import Damaged, Gone, Moved, Older
@@ -31,6 +30,9 @@ from lading.store.rows import Rows
 from lading.store.tickets import Ticket, Turns
 from lading.store.values import ABSENT, INLINE_LIMIT, Absent, Changes, Corrupt, Intact, Inventory, Lost, Record
 from lading.store.work import Ingest
+
+if TYPE_CHECKING:
+    from lading.store.gc import Collected
 
 T = TypeVar("T")
 
@@ -334,6 +336,7 @@ class LocalStore:
         back where that is worth it.
         """
         from lading.store.collect import Collection
+        from lading.store.gc import Limits
 
         self._check_usable()
         limits = Limits(time.time() if now is None else now, older_than, max_size)

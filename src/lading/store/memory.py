@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from lading.errors import DigestMismatch, SizeMismatch, StoreCorrupted
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
-from lading.store.gc import Collected, Families, Holdings, Known, Limits, plan
 from lading.store.partials import is_etag
 from lading.store.spans import Spans
 from lading.store.values import (
@@ -29,6 +28,9 @@ from lading.store.values import (
     used_at,
 )
 from lading.store.work import Ingest, Lease
+
+if TYPE_CHECKING:
+    from lading.store.gc import Collected
 
 _PIECE = 1024 * 1024
 
@@ -137,6 +139,8 @@ class MemoryStore:
         dry_run: bool = False,
         now: float | None = None,
     ) -> Collected:
+        from lading.store.gc import Collected, Families, Holdings, Known, Limits, plan
+
         limits = Limits(time.time() if now is None else now, older_than, max_size)
         contents = list(self._content.items())  # another thread may commit
         holdings = Holdings(

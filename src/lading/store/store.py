@@ -12,12 +12,11 @@ repository's private content never answers for another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lading.oci.descriptor import Descriptor
 from lading.oci.digest import Digest
 from lading.oci.reference import Reference
-from lading.store.gc import Collected
 from lading.store.memory import MemoryStore
 from lading.store.values import (
     ABSENT,
@@ -39,6 +38,9 @@ from lading.store.values import (
 )
 from lading.store.work import Ingest, Lease
 
+if TYPE_CHECKING:
+    from lading.store.gc import Collected
+
 __all__ = [
     "ABSENT",
     "INLINE_LIMIT",
@@ -47,7 +49,6 @@ __all__ = [
     "NOTE_LIMIT",
     "Absent",
     "Changes",
-    "Collected",
     "Corrupt",
     "Ingest",
     "Intact",
