@@ -19,11 +19,14 @@ def default_home() -> str:
     import platformdirs
 
     try:
-        return platformdirs.user_data_dir("lading", appauthor=False)
-    except RuntimeError as error:
+        home = platformdirs.user_data_dir("lading", appauthor=False)
+    except RuntimeError:
+        home = "~"
+    if home.startswith("~"):  # older platformdirs leave it so
         raise StoreError(
             "this user has no home directory for the store to be in", hint="set LADING_HOME to a directory"
-        ) from error
+        )
+    return home
 
 
 def open_store(path: os.PathLike[str] | str | None) -> LocalStore:
