@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from artifacts import MANIFEST, publish
 
-from lading import Client, Lockfile, MemoryStore, Outcome, Reference, Store
+from lading import Client, Lockfile, MemoryStore, Outcome, Reference
 from lading.errors import (
     BodyInterrupted,
     DigestMismatch,
@@ -192,41 +192,44 @@ async def test_a_hundred_thousand_known_ones(registry: EmbeddedRegistry, client:
 # Failures.
 
 
-async def test_one_failure_stops_nobody(registry: EmbeddedRegistry, client: Client, store: Store) -> None:
-    """Ten different ways to fail, among ninety that don't."""
-    good = agents(registry, 90)
+@pytest.mark.parametrize(("each", "count"), [(1, 90), (5, 950)])
+async def test_one_failure_stops_nobody(registry: EmbeddedRegistry, client: Client, each: int, count: int) -> None:
+    """Ten different ways to fail, among many that don't."""
+    good = agents(registry, count)
     host = registry.host
-    for name in ("cut", "wrong", "limited", "broken", "private"):
-        publish(registry, YAML + name.encode(), repository=f"acme/{name}", tag="v1")
-    registry.faults.add(Close(2), on="GET blob", path="*/acme/cut/*", times=None)
-    registry.faults.add(WrongBytes(1), on="GET blob", path="*/acme/wrong/*", times=None)
-    registry.faults.add(Status(429), path="*/acme/limited/*", times=None)
-    registry.faults.add(Status(500), path="*/acme/broken/*", times=None)
-    registry.faults.add(Status(401), path="*/acme/private/*", times=None)
-    registry.add_manifest("acme/garbage", b"<html>", MANIFEST, tag="v1")
-    registry.add_manifest(
-        "acme/image",
-        b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":'
-        b'"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060'
-        b'f61caaff8a","size":2},"layers":[]}',
-        MANIFEST,
-        tag="v1",
-    )
-    bad: dict[str, type[LadingError]] = {
-        f"{host}/acme/cut:v1": BodyInterrupted,
-        f"{host}/acme/wrong:v1": DigestMismatch,
-        f"{host}/acme/limited:v1": RateLimited,
-        f"{host}/acme/broken:v1": RegistryError,
-        f"{host}/acme/private:v1": Unauthorized,
-        f"{host}/acme/garbage:v1": InvalidManifest,
-        f"{host}/acme/image:v1": NotAnAgent,
-        f"{host}/acme/none:v1": NotFound,
-        "not a reference!": InvalidReference,
-        f"{host}/acme/a0@sha256:{'0' * 64}": NotFound,
-    }
-    given = [one for pair in zip(bad, good[:10], strict=True) for one in pair] + good[10:]
+    bad: dict[str, type[LadingError]] = {}
+    for number in range(each):
+        for name in ("cut", "wrong", "limited", "broken", "private"):
+            publish(registry, YAML + f"{name}{number}".encode(), repository=f"acme/{name}{number}", tag="v1")
+        registry.add_manifest(f"acme/garbage{number}", b"<html>", MANIFEST, tag="v1")
+        registry.add_manifest(
+            f"acme/image{number}",
+            b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":'
+            b'"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060'
+            b'f61caaff8a","size":2},"layers":[]}',
+            MANIFEST,
+            tag="v1",
+        )
+        bad |= {
+            f"{host}/acme/cut{number}:v1": BodyInterrupted,
+            f"{host}/acme/wrong{number}:v1": DigestMismatch,
+            f"{host}/acme/limited{number}:v1": RateLimited,
+            f"{host}/acme/broken{number}:v1": RegistryError,
+            f"{host}/acme/private{number}:v1": Unauthorized,
+            f"{host}/acme/garbage{number}:v1": InvalidManifest,
+            f"{host}/acme/image{number}:v1": NotAnAgent,
+            f"{host}/acme/none{number}:v1": NotFound,
+            f"not a reference {number}!": InvalidReference,
+            f"{host}/acme/a{number}@sha256:{'0' * 64}": NotFound,
+        }
+    registry.faults.add(Close(2), on="GET blob", path="*/acme/cut*/*", times=None)
+    registry.faults.add(WrongBytes(1), on="GET blob", path="*/acme/wrong*/*", times=None)
+    registry.faults.add(Status(429), path="*/acme/limited*/*", times=None)
+    registry.faults.add(Status(500), path="*/acme/broken*/*", times=None)
+    registry.faults.add(Status(401), path="*/acme/private*/*", times=None)
+    given = [one for pair in zip(bad, good, strict=False) for one in pair] + good[len(bad) :]
     outcomes = await everything(client, given)
-    assert len(outcomes) == 100
+    assert len(outcomes) == len(bad) + len(good)
     failed = {str(one.reference): one.error for one in outcomes if one.error is not None}
     assert {name: type(error) for name, error in failed.items()} == bad
     for name, error in failed.items():
