@@ -42,6 +42,21 @@ async def test_clients_that_share_a_directory_fetch_it_once(registry: EmbeddedRe
     assert os.listdir(tmp_path / "store" / "ingest") == []
 
 
+async def test_an_artifact_and_an_agent_that_share_a_layer_dont_wait_for_each_other(
+    registry: EmbeddedRegistry, tmp_path: Path
+) -> None:
+    repositories = [f"acme/shared{number}" for number in range(8)]
+    for repository in repositories:
+        publish(registry, LARGE, repository)
+    async with Client(tmp_path / "store", credentials=StaticCredentials({}), proxy=None, concurrency=1) as client:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for number, repository in enumerate(repositories):
+                    pull = client.pull if number % 2 else client.pull_agent
+                    group.start_soon(pull, f"{registry.host}/{repository}:v1")
+    assert registry.summary().count("GET blob") == 1 + 4, "one layer, and the small config of each artifact"
+
+
 async def test_what_another_repository_brought_has_to_be_proved(registry: EmbeddedRegistry, tmp_path: Path) -> None:
     publish(registry, LARGE, "acme/private")
     publish(registry, LARGE, "acme/triage")
