@@ -20,12 +20,12 @@ def default_home() -> str:
 
     try:
         home = platformdirs.user_data_dir("lading", appauthor=False)
-    except RuntimeError:
-        home = "~"
-    if home.startswith("~"):  # older platformdirs leave it so
+        if home.startswith("~"):  # older platformdirs leave it so
+            raise RuntimeError(f"{home}: no home directory is known")
+    except RuntimeError as error:
         raise StoreError(
             "this user has no home directory for the store to be in", hint="set LADING_HOME to a directory"
-        )
+        ) from error
     return home
 
 
