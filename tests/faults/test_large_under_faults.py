@@ -316,7 +316,7 @@ def test_killed_at_random_places_little_is_fetched_twice(
     fetch = Fetch(tmp_path, f"{threaded.host}/{REPOSITORY}:v1")
     dice = random.Random(ordeal.seed)
     kills = 0
-    for place in sorted(dice.randrange(size) for _ in range(ordeal.rounds(10, 100))):
+    for place in sorted(dice.randrange(size) for _ in range(ordeal.rounds(20, 100))):
         process = fetch.start()
         while process.poll() is None and sent_in_sum(threaded) < place:
             time.sleep(0.001)
@@ -333,8 +333,7 @@ def test_killed_at_random_places_little_is_fetched_twice(
         f"3 layers of 64 MiB at once, {pace}, {kills} times killed -9",
         f"{(sent - size) / MIB:.1f} MiB sent twice ({sent / size:.2f} times the size): {lost / MIB:.2f} MiB a kill",
     )
-    # Paced, little is under way, unless the machine is so busy that it waits in the kernel.
-    assert sent <= 1.05 * size + kills * len(layers) * (BUFFER if rate is None else BUFFER // 2)
+    assert sent <= 1.05 * size + kills * len(layers) * (BUFFER if rate is None else 2 * MIB)
     anyio.run(assert_kept, tmp_path, fetch.ref, layers)
     assert list((tmp_path / "store" / "ingest").iterdir()) == []
 
