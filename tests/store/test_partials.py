@@ -439,6 +439,14 @@ async def test_whoever_overtakes_leaves_a_partial_too(
     await other.aclose()
 
 
+async def test_whoever_verifies_what_was_left_is_seen_at_work(local: LocalStore, home: Path) -> None:
+    await leave(local)
+    os.utime(left(home), (0, 0))
+    async with local.ingest(DESCRIPTOR):
+        (path,) = (home / "ingest").glob("*.part")
+        assert path.stat().st_mtime > 0
+
+
 async def test_whoever_is_slow_is_not_overtaken(local: LocalStore, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     for module in (ingest_module, waiting):

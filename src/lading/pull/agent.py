@@ -46,6 +46,8 @@ from lading.store.store import Absent, Changes, Corrupt, Lease, Record, Seen, St
 
 _log = logging.getLogger("lading.pull")
 
+_FOUND: dict[type, Literal["intact", "damaged", "absent"]] = {Cached: "intact", Corrupt: "damaged", Absent: "absent"}
+
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
@@ -141,9 +143,7 @@ class AgentPuller:
         )
         if self._events is not None:
             asks = not (isinstance(step, Serve) and isinstance(entry, Cached))
-            state: Literal["damaged", "absent"] = "damaged" if isinstance(entry, Corrupt) else "absent"
-            found = "intact" if isinstance(entry, Cached) else state
-            tell(self._events, CacheChecked(str(reference), found, asks))
+            tell(self._events, CacheChecked(str(reference), _FOUND[type(entry)], asks))
         if isinstance(step, Serve) and isinstance(entry, Cached):
             return await self._serve(reference, entry, step, now)
         try:

@@ -269,7 +269,8 @@ class Part:
             go_on()
             with translated(self._path, "read"):
                 data = read_at(self._open(), self._hashed, min(COPY_SIZE, self.prefix - self._hashed))
-                os.utime(self._path)  # whoever waits for it sees that somebody is at work
+                if os.utime in os.supports_fd:
+                    os.utime(self._open())  # whoever waits for it sees that somebody is at work
             if not data:
                 raise StoreError(f"{self._path} was changed while it was written")
             self._hasher.update(data)
