@@ -35,16 +35,18 @@ Progress = Callable[[int], object]
 """Is told how many bytes of a blob are there: at first how many there were before, in the end all of them."""
 
 
-async def read_blob(repository: Repository, descriptor: Descriptor, large: anyio.CapacityLimiter) -> bytes:
+async def read_blob(
+    repository: Repository, descriptor: Descriptor, large: anyio.CapacityLimiter | None = None
+) -> bytes:
     """Give the content that ``descriptor`` names, verified.
 
-    ``large`` bounds how many blobs above 128 KiB are in flight at once.
+    ``large`` bounds how many blobs above 128 KiB are in flight at once; without it the caller does that.
 
     Raises:
         IntegrityError: the registry sent something else, or more, or less.
         RegistryError, TransportError: it sent none.
     """
-    if descriptor.size <= INLINE_LIMIT:
+    if large is None or descriptor.size <= INLINE_LIMIT:
         return await _Reading(repository, descriptor).run()
     async with large:
         return await _Reading(repository, descriptor).run()

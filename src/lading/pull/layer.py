@@ -15,7 +15,7 @@ from lading.agents.artifact import unpack
 from lading.errors import NotAnAgent, StoreError
 from lading.oci.descriptor import Descriptor
 from lading.oci.reference import Reference
-from lading.pull.download import fetch_blob, read_blob
+from lading.pull.download import read_blob
 from lading.pull.lookup import is_quickly_unpacked
 from lading.registry.repository import Repository
 from lading.store.store import INLINE_LIMIT, Changes, Intact, Lease, Seen, Store
@@ -41,18 +41,27 @@ async def read_layer(
         IntegrityError: the registry sent something else, or more, or less.
         RegistryError, TransportError: it sent none.
     """
+    content: bytes | None = None
     if layer.size > INLINE_LIMIT:
         try:
             await anyio.to_thread.run_sync(lease.keep, [layer.digest])
-            async with large:  # before its turn at the blob, as everybody does: else two could wait for each other
-                await fetch_blob(repository, layer, store)
+            # In this order, as for all blobs: else two could wait for each other.
+            async with large, store.ingest(layer) as ingest:
+                if ingest.is_complete:  # somebody else has just brought it; that proves nothing for this repository
+                    await repository.require_blob(layer.digest)
+                else:
+                    content = await read_blob(repository, layer)
+                    if ingest.gaps != [(0, layer.size)]:
+                        await ingest.restart()  # it is here in one piece: no part of it is worth to be gone on with
+                    await ingest.write(content)
+                    await ingest.finish()
             await store.commit(Changes(asked, blobs=(layer,), seen=(seen,)))
-            found = await anyio.to_thread.run_sync(store.read, seen.name, layer.digest)
-            if isinstance(found, Intact):
-                return found.content
+            if content is None:
+                found = await anyio.to_thread.run_sync(store.read, seen.name, layer.digest)
+                content = found.content if isinstance(found, Intact) else None
         except StoreError as error:
             _log.debug("%s: %s isn't shared with other processes: %s", seen.name, layer.digest, error)
-    return await read_blob(repository, layer, large)
+    return await read_blob(repository, layer, large) if content is None else content
 
 
 async def unpacked(reference: Reference, packed: bytes) -> bytes:
